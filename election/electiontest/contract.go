@@ -1,0 +1,1270 @@
+package electiontest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tanist/tanist/election"
+)
+
+// Host is a store adapter as one host has it.
+type Host interface {
+	election.Backend
+	// Follow tells what becomes of the role key: the first sighting as soon as anything is known or at the first failure,
+	// then at every change and every failure. Sightings are in the order of the store; one that was not
+	// received may be replaced by a newer one. The channel is closed when ctx has ended.
+	Follow(ctx context.Context) <-chan election.Sighting
+	Close() error
+}
+
+// Harness is one cluster, new and empty, in a store under test. The faults that it can inject are declared by also
+// implementing [Linker], [Stranger], [Staller], [Restarter] and [LeaderChanger].
+type Harness interface {
+	// Open connects one more host to the cluster. The suite closes it.
+	Open(t *testing.T) Host
+}
+
+// Linker is a [Harness] that can put a faulty network between one host and the store.
+type Linker interface {
+	OpenLinked(t *testing.T) (Host, Link)
+}
+
+// Stranger is a [Harness] that can write as a stranger does, with the store's own tools instead of the adapter. Keys are
+// relative to the cluster.
+type Stranger interface {
+	Overwrite(t *testing.T, key, value string)
+	Remove(t *testing.T, key string)
+}
+
+// Staller is a [Harness] that can silence the watches of one host, without an error, while its other calls work.
+type Staller interface {
+	StallWatch(t *testing.T, h Host)
+	ResumeWatch(t *testing.T, h Host)
+}
+
+// Restarter is a [Harness] that can stop the whole store and start it again with its data.
+type Restarter interface {
+	Stop(t *testing.T)
+	Start(t *testing.T)
+}
+
+// LeaderChanger is a [Harness] whose store has a leader of its own that can be killed. ChangeLeader returns when it is
+// dead; a majority must be left.
+type LeaderChanger interface {
+	ChangeLeader(t *testing.T)
+}
+
+// patience bounds what has no bound of its own here: a healthy store on an overloaded machine.
+const patience = 20 * time.Second
+
+// Contract tests the obligations of [election.Backend] and Follow. open returns a new harness, for each test.
+func Contract(t *testing.T, open func(t *testing.T) Harness) {
+	for _, test := range []struct {
+		name string
+		run  func(*suite)
+		slow bool // mostly waits, and leaves the store itself alone
+	}{
+		{"EmptyCluster", (*suite).empty, false},
+		{"ClaimRaceHasOneWinner", (*suite).race, false},
+		{"ClaimEffects", (*suite).claimEffects, false},
+		{"ClaimPreconditions", (*suite).claimPreconditions, false},
+		{"ClaimBySilence", (*suite).claimBySilence, false},
+		{"ClaimRemovesOldBeat", (*suite).claimRemovesOldBeat, false},
+		{"PublishAndRelease", (*suite).publishAndRelease, false},
+		{"StrangerOverwritesRoleKey", (*suite).strangerOverwrites, false},
+		{"StrangerDeletesRoleKey", (*suite).strangerDeletes, false},
+		{"StrangerByOtherMeans", (*suite).strangerByOtherMeans, false},
+		{"CounterRewound", (*suite).counterRewound, false},
+		{"UnreadableRecords", (*suite).unreadable, false},
+		{"HolderKilled", (*suite).holderKilled, true},
+		{"RenewalKeepsTheLease", (*suite).renewalKeeps, true},
+		{"RevokeEndsTheLease", (*suite).revoke, false},
+		{"KeysCompareAndSwap", (*suite).keys, false},
+		{"WatchHints", (*suite).watch, true},
+		{"FollowInOrder", (*suite).follow, false},
+		{"FollowUnreadable", (*suite).followUnreadable, false},
+		{"EndedContext", (*suite).endedContext, false},
+		{"BlackHole", (*suite).blackHole, false},
+		{"LostReplies", (*suite).lostReplies, false},
+		{"BrokenLinkRecovers", (*suite).brokenLink, false},
+		{"FollowThroughOutage", (*suite).followThroughOutage, true},
+		{"StalledWatch", (*suite).stalledWatch, false},
+		{"StoreRestarts", (*suite).restart, false},
+		{"StoreLeaderKilled", (*suite).leaderKilled, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.slow {
+				t.Parallel() // begins after the others, some of which stop the store or count goroutines
+			}
+			test.run(&suite{T: t, h: open(t)})
+		})
+	}
+}
+
+type suite struct {
+	*testing.T
+	h Harness
+}
+
+// lacks says what is not tested.
+func (s *suite) lacks(fault string) {
+	s.Skipf("NOT TESTED: this harness can't inject it: %s", fault)
+}
+
+func (s *suite) open() Host {
+	s.Helper()
+	h := s.h.Open(s.T)
+	s.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+func (s *suite) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	s.Cleanup(cancel)
+	return ctx
+}
+
+func (s *suite) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *suite) want(what string, err, want error) {
+	s.Helper()
+	if !errors.Is(err, want) {
+		s.Errorf("%s: %v, want %v", what, err, want)
+	}
+}
+
+// unknown asserts that err claims to know nothing.
+func (s *suite) unknown(what string, err error) {
+	s.Helper()
+	if err == nil || errors.Is(err, election.ErrConflict) || errors.Is(err, election.ErrLost) || errors.Is(err, election.ErrDenied) {
+		s.Errorf("%s: %v, want an error that is neither ErrConflict nor ErrLost nor ErrDenied", what, err)
+	}
+}
+
+func (s *suite) read(h Host) election.Snapshot {
+	s.Helper()
+	snap, err := h.Read(s.ctx())
+	s.must(err)
+	return snap
+}
+
+func (s *suite) grant(h Host, ttl time.Duration) election.LeaseID {
+	s.Helper()
+	id, err := h.Grant(s.ctx(), ttl)
+	s.must(err)
+	if id == "" {
+		s.Fatal("the id of a lease is empty")
+	}
+	return id
+}
+
+// value returns a key's value, "" if it is absent and "(empty)" if it is there and empty.
+func (s *suite) value(h Host, key string) string {
+	s.Helper()
+	e, err := h.Get(s.ctx(), key)
+	s.must(err)
+	if e.Version == 0 && len(e.Value) > 0 {
+		s.Errorf("%s: a value without a version", key)
+	}
+	if e.Version != 0 && len(e.Value) == 0 {
+		return "(empty)"
+	}
+	return string(e.Value)
+}
+
+// everything returns all keys of the cluster.
+func (s *suite) everything(h Host) string {
+	s.Helper()
+	list, err := h.List(s.ctx(), "")
+	s.must(err)
+	var b strings.Builder
+	for _, e := range list {
+		fmt.Fprintf(&b, "%s=%s@%d %s\n", e.Key, e.Value, e.Version, e.Lease)
+	}
+	return b.String()
+}
+
+func active(name string, term election.Term, state election.State) election.Active {
+	return election.Active{
+		Controller: name, Term: term, State: state, URL: "http://" + name + ":8080", Reason: "a test",
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Incarnation: name + "-1",
+	}
+}
+
+func claimOf(name string, snap election.Snapshot, lease election.LeaseID, beat bool) election.Claim {
+	term := snap.Breadcrumb.Term + 1
+	return election.Claim{
+		Lease: lease, Active: active(name, term, election.StateStarting), TermVersion: snap.TermVersion, Beat: beat,
+		Breadcrumb: election.Breadcrumb{Term: term, Controller: name, Incarnation: name + "-1", Validity: time.Second, Reason: "a test"},
+		Previous:   snap.Breadcrumb.Controller,
+	}
+}
+
+// reign makes name the holder.
+func (s *suite) reign(h Host, name string, ttl time.Duration, beat bool) (election.LeaseID, election.Term) {
+	s.Helper()
+	snap := s.read(h)
+	lease := s.grant(h, ttl)
+	c := claimOf(name, snap, lease, beat)
+	s.must(h.Claim(s.ctx(), c))
+	return lease, c.Active.Term
+}
+
+const long = time.Minute
+
+func (s *suite) empty() {
+	h := s.open()
+	snap := s.read(h)
+	if !snap.Vacant() || snap.TermVersion != 0 || snap.Breadcrumb != (election.Breadcrumb{}) || snap.Beat != 0 || len(snap.Controllers) != 0 {
+		s.Errorf("an empty cluster reads as %+v", snap)
+	}
+	if all := s.everything(h); all != "" {
+		s.Errorf("an empty cluster has the keys\n%s", all)
+	}
+	tr := h.Traits()
+	if tr.Name == "" || tr.MinTTL <= 0 || tr.ExpirySlack < 0 || tr.LeaderGap < 0 {
+		s.Errorf("traits %+v", tr)
+	}
+}
+
+func (s *suite) race() {
+	const hosts, rounds = 6, 5
+	var all []Host
+	for range hosts {
+		all = append(all, s.open())
+	}
+	var term election.Term
+	var previous string
+	for round := range rounds {
+		errs := make([]error, hosts)
+		leases := make([]election.LeaseID, hosts)
+		snaps := make([]election.Snapshot, hosts)
+		var ready, running sync.WaitGroup
+		ready.Add(hosts)
+		for i, h := range all {
+			running.Go(func() {
+				ctx, cancel := context.WithTimeout(s.Context(), patience)
+				defer cancel()
+				snap, err := h.Read(ctx)
+				if err == nil {
+					leases[i], err = h.Grant(ctx, long)
+				}
+				ready.Done()
+				ready.Wait() // all have read the same before anybody claims
+				if errs[i], snaps[i] = err, snap; err == nil {
+					errs[i] = h.Claim(ctx, claimOf(fmt.Sprintf("ctl-%d", i), snap, leases[i], false))
+				}
+			})
+		}
+		running.Wait()
+		winner := -1
+		for i, err := range errs {
+			switch {
+			case err == nil && winner >= 0:
+				s.Fatalf("round %d: both ctl-%d and ctl-%d won", round, winner, i)
+			case err == nil:
+				winner = i
+			case !errors.Is(err, election.ErrConflict):
+				s.Errorf("round %d: ctl-%d: %v, want ErrConflict", round, i, err)
+			}
+		}
+		if winner < 0 {
+			s.Fatalf("round %d: nobody won: %v", round, errors.Join(errs...))
+		}
+		name := fmt.Sprintf("ctl-%d", winner)
+		got := s.read(all[(winner+1)%hosts])
+		if got.Active == nil || got.Active.Controller != name || got.ActiveLease != leases[winner] {
+			s.Fatalf("round %d: %s won, but %+v with lease %q is active", round, name, got.Active, got.ActiveLease)
+		}
+		if got.Active.Term <= term || got.Breadcrumb.Term != got.Active.Term || snaps[winner].Breadcrumb.Controller != previous {
+			s.Fatalf("round %d: term %d (counter %d) after %d", round, got.Active.Term, got.Breadcrumb.Term, term)
+		}
+		term, previous = got.Active.Term, name
+		crumb := got.Breadcrumb
+		crumb.Clean = true
+		s.must(all[winner].Release(s.ctx(), leases[winner], crumb))
+		for i, h := range all {
+			if i != winner {
+				s.must(h.Revoke(s.ctx(), leases[i]))
+			}
+		}
+	}
+}
+
+func (s *suite) claimEffects() {
+	h := s.open()
+	passive := s.grant(h, long)
+	s.must(h.Put(s.ctx(), election.Put{Key: "role/ctl-z", Value: []byte("passive"), Lease: passive}))
+	s.must(h.Put(s.ctx(), election.Put{Key: "role/ctl-y", Value: []byte("passive"), Lease: passive}))
+	s.must(h.Put(s.ctx(), election.Put{Key: "url", Value: []byte("http://left-over")}))
+	snap := s.read(h)
+	lease := s.grant(h, long)
+	c := claimOf("ctl-a", snap, lease, true)
+	c.Previous = "ctl-z"
+	s.must(h.Claim(s.ctx(), c))
+	after := s.read(h)
+	if after.Active == nil || *after.Active != c.Active || after.ActiveLease != lease || after.Vacant() {
+		s.Errorf("the role key is %+v with lease %q, want %+v with %q", after.Active, after.ActiveLease, c.Active, lease)
+	}
+	if after.Breadcrumb != c.Breadcrumb || after.TermVersion == 0 || after.Beat == 0 {
+		s.Errorf("term record %+v version %d, beat %d; want %+v", after.Breadcrumb, after.TermVersion, after.Beat, c.Breadcrumb)
+	}
+	for key, want := range map[string]string{
+		"active": string(c.Active.Encode()), "term": string(c.Breadcrumb.Encode()), "url": "", "role/ctl-z": "", "role/ctl-y": "passive", "role/ctl-a": "",
+	} {
+		if got := s.value(h, key); got != want {
+			s.Errorf("%s is %q, want %q", key, got, want)
+		}
+	}
+	s.must(h.Revoke(s.ctx(), lease))
+	for _, key := range []string{"active", "beat"} {
+		if got := s.value(h, key); got != "" {
+			s.Errorf("%s is %q after the lease has ended", key, got)
+		}
+	}
+	if got := s.read(h); got.Breadcrumb != c.Breadcrumb {
+		s.Errorf("the term record is %+v after the lease has ended, want %+v", got.Breadcrumb, c.Breadcrumb)
+	}
+}
+
+func (s *suite) claimPreconditions() {
+	a, b := s.open(), s.open()
+	empty := s.read(a)
+	holder, _ := s.reign(a, "ctl-a", long, true)
+	held := s.read(a)
+	lease := s.grant(b, long)
+	refused := func(what string, c election.Claim, want ...error) {
+		s.Helper()
+		before := s.everything(a)
+		err := b.Claim(s.ctx(), c)
+		if !slices.ContainsFunc(want, func(w error) bool { return errors.Is(err, w) }) {
+			s.Errorf("%s: %v, want %v", what, err, errors.Join(want...))
+		}
+		if after := s.everything(a); after != before {
+			s.Errorf("%s: a refused claim changed\n%sto\n%s", what, before, after)
+		}
+	}
+	refused("role key is there", claimOf("ctl-b", held, lease, true), election.ErrConflict)
+	refused("role key is there, and the counter moved", claimOf("ctl-b", empty, lease, true), election.ErrConflict)
+	silent := claimOf("ctl-b", held, lease, true)
+	silent.Silent = held.Beat + 1
+	refused("beat is another", silent, election.ErrConflict)
+	silent.Silent, silent.TermVersion = held.Beat, empty.TermVersion
+	refused("silent, but the counter moved", silent, election.ErrConflict)
+
+	crumb := held.Breadcrumb
+	crumb.Clean = true
+	s.must(a.Release(s.ctx(), holder, crumb))
+	refused("vacant, but the counter moved", claimOf("ctl-b", held, lease, true), election.ErrConflict)
+	vacant := s.read(a)
+	s.must(b.Revoke(s.ctx(), lease))
+	refused("the lease is gone", claimOf("ctl-b", vacant, lease, true), election.ErrLost)
+	stale := claimOf("ctl-b", held, lease, true)
+	refused("the lease is gone and the counter moved", stale, election.ErrLost, election.ErrConflict)
+	lease = s.grant(b, long)
+	gone := claimOf("ctl-b", vacant, lease, true)
+	gone.Silent = held.Beat
+	refused("silent, but the beat is gone", gone, election.ErrConflict)
+	s.must(b.Claim(s.ctx(), claimOf("ctl-b", vacant, lease, true)))
+}
+
+func (s *suite) claimBySilence() {
+	a, b := s.open(), s.open()
+	old, _ := s.reign(a, "ctl-a", long, true)
+	serving := active("ctl-a", 1, election.StateServing)
+	s.must(a.Publish(s.ctx(), old, serving))
+	seen := s.read(b)
+	lease := s.grant(b, long)
+	c := claimOf("ctl-b", seen, lease, true)
+	c.Silent = seen.Beat
+	s.must(a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true, Beat: true}))
+	s.want("claim by silence after a beat", b.Claim(s.ctx(), c), election.ErrConflict)
+	if seen = s.read(b); seen.Beat == c.Silent {
+		s.Fatal("a beat did not change the version of the beat key")
+	}
+	s.must(a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true}))
+	if again := s.read(b); again.Beat != seen.Beat {
+		s.Error("a renewal without Beat changed the beat key")
+	}
+	c.Silent = seen.Beat
+	s.must(b.Claim(s.ctx(), c))
+	s.deposed(a, old, "ctl-a", serving.Term)
+	after := s.read(b)
+	if after.ActiveLease != lease || after.Beat == 0 || after.Beat == seen.Beat {
+		s.Errorf("lease %q, beat %d; want lease %q and a beat other than %d", after.ActiveLease, after.Beat, lease, seen.Beat)
+	}
+	for _, key := range []string{"url", "role/ctl-a"} {
+		if got := s.value(b, key); got != "" {
+			s.Errorf("%s is %q after the claim", key, got)
+		}
+	}
+	s.must(a.Revoke(s.ctx(), old))
+	after = s.read(b)
+	if after.ActiveLease != lease || after.Beat == 0 {
+		s.Error("the end of the old lease took a key of the new holder with it")
+	}
+	s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+}
+
+// deposed asserts that a former holder can do nothing.
+func (s *suite) deposed(h Host, lease election.LeaseID, name string, term election.Term) {
+	s.Helper()
+	before := s.everything(h)
+	s.want("renewal of a former holder", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
+	s.want("beat of a former holder", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}), election.ErrLost)
+	s.want("publication of a former holder", h.Publish(s.ctx(), lease, active(name, term, election.StateServing)), election.ErrLost)
+	s.want("release of a former holder", h.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: name, Clean: true}), election.ErrLost)
+	if after := s.everything(h); after != before {
+		s.Errorf("a former holder changed\n%sto\n%s", before, after)
+	}
+}
+
+func (s *suite) claimRemovesOldBeat() {
+	a, b := s.open(), s.open()
+	s.reign(a, "ctl-a", long, true)
+	s.must(b.Delete(s.ctx(), "active", 0))
+	if s.read(b).Beat == 0 {
+		s.Fatal("there is no beat of the old holder")
+	}
+	s.reign(b, "ctl-b", long, false)
+	if s.read(b).Beat != 0 {
+		s.Error("the beat of the old holder outlived a claim without a beat: its silence would be taken for the new holder's")
+	}
+}
+
+func (s *suite) publishAndRelease() {
+	h, other := s.open(), s.open()
+	passive := s.grant(h, long)
+	s.must(h.Put(s.ctx(), election.Put{Key: "role/ctl-a", Value: []byte("passive"), Lease: passive}))
+	lease, term := s.reign(h, "ctl-a", long, true)
+	check := func(what string, want map[string]string) {
+		s.Helper()
+		for key, want := range want {
+			if got := s.value(other, key); got != want {
+				s.Errorf("%s: %s is %q, want %q", what, key, got, want)
+			}
+		}
+	}
+	for _, state := range []election.State{election.StateStarting, election.StateServing, election.StateStopping, election.StateServing} {
+		a := active("ctl-a", term, state)
+		s.must(h.Publish(s.ctx(), lease, a))
+		want := map[string]string{"active": string(a.Encode()), "url": "", "role/ctl-a": ""}
+		if state == election.StateServing {
+			want["url"], want["role/ctl-a"] = a.URL, "active"
+		}
+		check(string(state), want)
+		s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+		if snap := s.read(other); snap.ActiveLease != lease || snap.Active == nil || *snap.Active != a {
+			s.Errorf("%s: %+v with lease %q", state, snap.Active, snap.ActiveLease)
+		}
+	}
+	s.must(h.Revoke(s.ctx(), passive)) // takes nothing of the holder's with it
+	check("after the end of the passive's lease", map[string]string{"url": "http://ctl-a:8080", "role/ctl-a": "active"})
+
+	crumb := election.Breadcrumb{Term: term, Clean: true, Controller: "ctl-a", Incarnation: "ctl-a-1", Validity: time.Second, Reason: "switchover (ana)"}
+	s.must(h.Release(s.ctx(), lease, crumb))
+	check("released", map[string]string{"active": "", "url": "", "role/ctl-a": "", "beat": "", "term": string(crumb.Encode())})
+	s.want("repeated release", h.Release(s.ctx(), lease, crumb), election.ErrLost)
+	s.want("renewal after the release", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
+	snap := s.read(other)
+	if !snap.Vacant() || snap.Breadcrumb != crumb {
+		s.Errorf("after the release: %+v", snap)
+	}
+
+	// The lease's end takes what it carried.
+	lease, term = s.reign(h, "ctl-a", long, true)
+	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
+	s.must(h.Revoke(s.ctx(), lease))
+	check("lease ended", map[string]string{"active": "", "url": "", "role/ctl-a": "", "beat": ""})
+	if got := s.read(other).Breadcrumb; got.Clean || got.Term != term {
+		s.Errorf("lease ended: %+v, want term %d, not clean", got, term)
+	}
+}
+
+func (s *suite) strangerOverwrites() {
+	a, b := s.open(), s.open()
+	lease, term := s.reign(a, "ctl-a", long, true)
+	s.must(b.Put(s.ctx(), election.Put{Key: "active", Value: active("mallory", 99, election.StateServing).Encode()}))
+	s.deposed(a, lease, "ctl-a", term)
+	snap := s.read(b)
+	if snap.ActiveLease != "" || snap.Active == nil || snap.Active.Controller != "mallory" {
+		s.Errorf("a stranger's role key reads as %+v with lease %q", snap.Active, snap.ActiveLease)
+	}
+	fresh := s.grant(b, long)
+	s.want("claim over a stranger's key", b.Claim(s.ctx(), claimOf("ctl-b", snap, fresh, false)), election.ErrConflict)
+	s.want("removal of an older version", b.Delete(s.ctx(), "active", snap.ActiveVersion+1), election.ErrConflict)
+	s.must(b.Delete(s.ctx(), "active", snap.ActiveVersion))
+	s.must(b.Claim(s.ctx(), claimOf("ctl-b", s.read(b), fresh, false)))
+}
+
+func (s *suite) strangerDeletes() {
+	a, b := s.open(), s.open()
+	lease, term := s.reign(a, "ctl-a", long, true)
+	s.must(b.Delete(s.ctx(), "active", 0))
+	s.deposed(a, lease, "ctl-a", term)
+	if snap := s.read(b); !snap.Vacant() || snap.Breadcrumb.Clean {
+		s.Errorf("after a stranger's deletion: %+v", snap)
+	}
+	s.reign(b, "ctl-b", long, true)
+	s.deposed(a, lease, "ctl-a", term)
+}
+
+// strangerByOtherMeans allows for stores in which a plain write does not unbind a key. Whatever the store does, the holder
+// and the candidates must agree on it.
+func (s *suite) strangerByOtherMeans() {
+	stranger, ok := s.h.(Stranger)
+	if !ok {
+		s.lacks("a write with the store's own tools")
+	}
+	a, b := s.open(), s.open()
+	lease, term := s.reign(a, "ctl-a", long, true)
+	stranger.Overwrite(s.T, "active", "mine")
+	err := a.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true})
+	snap := s.read(b)
+	if snap.ActiveBad == nil || snap.Active != nil || snap.Vacant() {
+		s.Errorf("an unreadable role key reads as %+v", snap)
+	}
+	if held := snap.ActiveLease == lease; held != (err == nil) || (err != nil && !errors.Is(err, election.ErrLost)) {
+		s.Errorf("the role key is bound to %q, and renewal of %q answers %v", snap.ActiveLease, lease, err)
+	}
+	stranger.Remove(s.T, "active")
+	s.deposed(a, lease, "ctl-a", term)
+}
+
+func (s *suite) counterRewound() {
+	h := s.open()
+	for range 4 {
+		lease, term := s.reign(h, "ctl-a", long, false)
+		s.must(h.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+	}
+	before := s.read(h)
+	s.must(h.Put(s.ctx(), election.Put{Key: "term", Value: []byte("2")}))
+	after := s.read(h)
+	if after.Breadcrumb.Term != 2 || after.Breadcrumb.Clean || after.TermVersion == before.TermVersion {
+		s.Errorf("a counter set to 2 reads as %+v version %d (was %d)", after.Breadcrumb, after.TermVersion, before.TermVersion)
+	}
+	lease := s.grant(h, long)
+	s.want("claim on what was read before", h.Claim(s.ctx(), claimOf("ctl-a", before, lease, false)), election.ErrConflict)
+	c := claimOf("ctl-a", after, lease, false)
+	c.Active.Term, c.Breadcrumb.Term = 9, 9 // a floor that the candidate knows
+	s.must(h.Claim(s.ctx(), c))
+	if got := s.read(h); got.Breadcrumb.Term != 9 || got.Active == nil || got.Active.Term != 9 {
+		s.Errorf("after a claim of term 9: %+v", got)
+	}
+}
+
+func (s *suite) unreadable() {
+	h := s.open()
+	put := func(key, value string) {
+		s.Helper()
+		s.must(h.Put(s.ctx(), election.Put{Key: key, Value: []byte(value)}))
+	}
+	put("active", "{")
+	put("controllers/ctl-b", string(election.Controller{Name: "ctl-b", State: election.StateReady}.Encode()))
+	put("controllers/ctl-a", string(election.Controller{Name: "ctl-a", State: election.StateUnfit}.Encode()))
+	put("controllers/bad", "not json")
+	put("controllers/thief", string(election.Controller{Name: "ctl-a"}.Encode()))
+	put("request", "[]")
+	put("pause", "yes please")
+	snap := s.read(h)
+	if snap.ActiveBad == nil || snap.Active != nil || snap.Vacant() {
+		s.Errorf("unreadable role key: %+v", snap)
+	}
+	names := []string{}
+	for _, c := range snap.Controllers {
+		names = append(names, c.Name+" "+string(c.State))
+	}
+	if want := []string{"ctl-a unfit", "ctl-b ready"}; !slices.Equal(names, want) {
+		s.Errorf("controllers %q, want %q", names, want)
+	}
+	if snap.Request != nil || snap.RequestVer == 0 {
+		s.Errorf("unreadable request: %+v version %d, want nil and its version", snap.Request, snap.RequestVer)
+	}
+	if snap.Pause == nil || snap.PauseVer == 0 {
+		s.Error("an unreadable pause does not pause")
+	}
+	put("request", string(election.Request{ID: "r1", Op: "switchover", To: "ctl-b", By: "ana", Term: 3, For: time.Second}.Encode()))
+	put("pause", `{"by":"ana","reason":"works"}`)
+	snap = s.read(h)
+	if snap.Request == nil || snap.Request.To != "ctl-b" || snap.Pause == nil || snap.Pause.By != "ana" {
+		s.Errorf("request %+v, pause %+v", snap.Request, snap.Pause)
+	}
+	put("term", "seven")
+	if _, err := h.Read(s.ctx()); err == nil {
+		s.Error("an unreadable term was read without an error: the next claim would start again at 1")
+	} else {
+		s.unknown("read of an unreadable term", err)
+	}
+}
+
+func (s *suite) holderKilled() {
+	h, other := s.open(), s.open()
+	ttl := max(h.Traits().MinTTL, time.Second)
+	lease, term := s.reign(h, "ctl-a", ttl, true)
+	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
+	time.Sleep(ttl / 2)
+	sent := time.Now()
+	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	acked := time.Now()
+	for {
+		asked := time.Now()
+		snap := s.read(other)
+		if !snap.Vacant() {
+			if time.Since(acked) > ttl+h.Traits().ExpirySlack+patience {
+				s.Fatalf("the lease of a dead holder lives for more than %v", time.Since(acked))
+			}
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		if lived := time.Since(sent); lived < ttl {
+			s.Errorf("the lease ended %v after its last renewal was sent, earlier than its ttl of %v", lived, ttl)
+		}
+		lived, bound := asked.Sub(acked), ttl+h.Traits().ExpirySlack
+		s.Logf("ttl %v, slack %v: the lease ended %v after the last renewal was acknowledged", ttl, h.Traits().ExpirySlack, lived)
+		// An overloaded machine may add to it; only a multiple shows a wrong trait.
+		if lived > bound+max(bound, 3*time.Second) {
+			s.Errorf("the lease ended %v after the last renewal was acknowledged; the store promises %v", lived, bound)
+		}
+		break
+	}
+	for _, key := range []string{"url", "beat", "role/ctl-a"} {
+		if got := s.value(other, key); got != "" {
+			s.Errorf("%s is %q after the lease has ended", key, got)
+		}
+	}
+	s.want("renewal of a lease that has ended", h.Renew(s.ctx(), election.Renewal{Lease: lease}), election.ErrLost)
+	if got := s.read(other).Breadcrumb; got.Term != term || got.Clean {
+		s.Errorf("term record %+v, want term %d, not clean", got, term)
+	}
+}
+
+func (s *suite) renewalKeeps() {
+	h := s.open()
+	ttl := max(h.Traits().MinTTL, 2*time.Second)
+	lease, _ := s.reign(h, "ctl-a", ttl, false)
+	last := time.Now()
+	for end := time.Now().Add(2*ttl + h.Traits().ExpirySlack); time.Now().Before(end); {
+		time.Sleep(ttl / 8)
+		sent := time.Now()
+		if err := h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}); err != nil {
+			if gap := time.Since(last); gap > ttl/2 {
+				s.Skipf("NOT TESTED: this machine let %v pass between two renewals of a lease of %v", gap, ttl)
+			}
+			s.Fatalf("the lease was lost although it was renewed every %v: %v", ttl/8, err)
+		}
+		last = sent
+	}
+	if snap := s.read(h); snap.ActiveLease != lease {
+		s.Errorf("the role key is bound to %q, want %q", snap.ActiveLease, lease)
+	}
+}
+
+func (s *suite) revoke() {
+	h := s.open()
+	lease := s.grant(h, long)
+	other := s.grant(h, long)
+	if lease == other {
+		s.Fatal("two leases have the same id")
+	}
+	s.must(h.Put(s.ctx(), election.Put{Key: "controllers/ctl-a", Value: []byte("a"), Lease: lease}))
+	s.must(h.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("b"), Lease: other}))
+	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease}))
+	s.want("renewal that holds nothing", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
+	s.must(h.Revoke(s.ctx(), lease))
+	if got := s.value(h, "controllers/ctl-a"); got != "" {
+		s.Errorf("a key outlived its lease: %q", got)
+	}
+	if got := s.value(h, "controllers/ctl-b"); got != "b" {
+		s.Errorf("a key of another lease is %q", got)
+	}
+	s.must(h.Revoke(s.ctx(), lease))
+	s.want("renewal after the end", h.Renew(s.ctx(), election.Renewal{Lease: lease}), election.ErrLost)
+	s.want("write with a lease that has ended", h.Put(s.ctx(), election.Put{Key: "controllers/ctl-a", Value: []byte("a"), Lease: lease}), election.ErrLost)
+	if got := s.value(h, "controllers/ctl-a"); got != "" {
+		s.Errorf("a write with a lease that has ended was carried out: %q", got)
+	}
+}
+
+func (s *suite) keys() {
+	h := s.open()
+	at := func(v election.Version) *election.Version { return &v }
+	e, err := h.Get(s.ctx(), "settings")
+	s.must(err)
+	if e.Version != 0 || len(e.Value) != 0 {
+		s.Errorf("an absent key reads as %+v", e)
+	}
+	s.must(h.Delete(s.ctx(), "settings", 0))
+	s.must(h.Delete(s.ctx(), "settings", 42))
+	s.want("swap of an absent key", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("1"), If: at(7)}), election.ErrConflict)
+	s.must(h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("1"), If: at(0)}))
+	s.want("creation of a key that is there", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("2"), If: at(0)}), election.ErrConflict)
+	e, err = h.Get(s.ctx(), "settings")
+	s.must(err)
+	if e.Key != "settings" || string(e.Value) != "1" || e.Version == 0 || e.Lease != "" {
+		s.Errorf("settings reads as %+v", e)
+	}
+	s.must(h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("2"), If: &e.Version}))
+	s.want("swap of an old version", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("3"), If: &e.Version}), election.ErrConflict)
+	s.want("deletion of an old version", h.Delete(s.ctx(), "settings", e.Version), election.ErrConflict)
+	e, err = h.Get(s.ctx(), "settings")
+	s.must(err)
+	if string(e.Value) != "2" {
+		s.Errorf("settings is %q, want 2", e.Value)
+	}
+	s.must(h.Delete(s.ctx(), "settings", e.Version))
+	if got := s.value(h, "settings"); got != "" {
+		s.Errorf("settings is %q after its deletion", got)
+	}
+	// An empty value is not absence, and a deletion does not let an old version return.
+	s.must(h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte{}}))
+	again, err := h.Get(s.ctx(), "settings")
+	s.must(err)
+	if again.Version == 0 || again.Version == e.Version || len(again.Value) != 0 {
+		s.Errorf("an empty value reads as %+v", again)
+	}
+
+	for _, key := range []string{"history/0000000010", "history/0000000002", "historyx", "agents/a", "history/0000000001"} {
+		s.must(h.Put(s.ctx(), election.Put{Key: key, Value: []byte(key)}))
+	}
+	list, err := h.List(s.ctx(), "history/")
+	s.must(err)
+	var got []string
+	for _, e := range list {
+		if string(e.Value) != e.Key || e.Version == 0 {
+			s.Errorf("%+v", e)
+		}
+		got = append(got, e.Key)
+	}
+	if want := []string{"history/0000000001", "history/0000000002", "history/0000000010"}; !slices.Equal(got, want) {
+		s.Errorf("list %q, want %q", got, want)
+	}
+	if list, err = h.List(s.ctx(), "nothing/"); err != nil || len(list) != 0 {
+		s.Errorf("list of nothing: %v, %v", list, err)
+	}
+
+	// A binding follows the last write.
+	one, two := s.grant(h, long), s.grant(h, long)
+	s.must(h.Put(s.ctx(), election.Put{Key: "agents/b", Value: []byte("1"), Lease: one}))
+	if e, err = h.Get(s.ctx(), "agents/b"); err != nil || e.Lease != one {
+		s.Errorf("bound to %q (%v), want %q", e.Lease, err, one)
+	}
+	s.must(h.Put(s.ctx(), election.Put{Key: "agents/b", Value: []byte("2"), Lease: two}))
+	s.must(h.Revoke(s.ctx(), one))
+	if e, err = h.Get(s.ctx(), "agents/b"); err != nil || string(e.Value) != "2" || e.Lease != two {
+		s.Errorf("after the end of the first lease: %+v, %v", e, err)
+	}
+	s.must(h.Put(s.ctx(), election.Put{Key: "agents/b", Value: []byte("3")}))
+	s.must(h.Revoke(s.ctx(), two))
+	if e, err = h.Get(s.ctx(), "agents/b"); err != nil || string(e.Value) != "3" || e.Lease != "" {
+		s.Errorf("after a write without a lease: %+v, %v", e, err)
+	}
+}
+
+// hinted waits for a hint.
+func (s *suite) hinted(what string, hints <-chan struct{}) {
+	s.Helper()
+	select {
+	case _, open := <-hints:
+		if !open {
+			s.Fatalf("%s: the watch has ended", what)
+		}
+	case <-time.After(patience):
+		s.Fatalf("%s: no hint within %v", what, patience)
+	}
+}
+
+// settle drains hints until none has come for a while.
+func settle(hints <-chan struct{}) {
+	for {
+		select {
+		case <-hints:
+		case <-time.After(300 * time.Millisecond):
+			return
+		}
+	}
+}
+
+func (s *suite) watch() {
+	a, b := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	hints := a.Watch(ctx)
+	if cap(hints) != 1 {
+		s.Errorf("the buffer is %d, want 1", cap(hints))
+	}
+	// The first change may race with the start of the watch, so a hint at the start is due too.
+	s.hinted("start", hints)
+	settle(hints)
+	var lease election.LeaseID
+	for _, step := range []struct {
+		name string
+		do   func()
+	}{
+		{"claim", func() { lease, _ = s.reign(b, "ctl-b", long, true) }},
+		{"beat", func() { s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true})) }},
+		{"publish", func() { s.must(b.Publish(s.ctx(), lease, active("ctl-b", 1, election.StateServing))) }},
+		{"controller", func() { s.must(b.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("{}")})) }},
+		{"request", func() { s.must(b.Put(s.ctx(), election.Put{Key: "request", Value: []byte("{}")})) }},
+		{"pause", func() { s.must(b.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")})) }},
+		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
+		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
+		{"release", func() {
+			s.must(b.Release(s.ctx(), lease, election.Breadcrumb{Term: 1, Controller: "ctl-b", Clean: true}))
+		}},
+		{"lease end", func() { lease, _ = s.reign(b, "ctl-b", long, false); settle(hints); s.must(b.Revoke(s.ctx(), lease)) }},
+	} {
+		settle(hints)
+		step.do()
+		s.hinted(step.name, hints)
+	}
+	cancel()
+	s.closed("watch", func() bool { _, open := <-hints; return open })
+}
+
+// closed waits until receive reports false.
+func (s *suite) closed(what string, receive func() bool) {
+	s.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for receive() {
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		s.Errorf("%s: the channel is still open %v after its context has ended", what, patience)
+	}
+}
+
+// sight receives sightings until ok.
+func (s *suite) sight(what string, sightings <-chan election.Sighting, ok func(election.Sighting) bool) election.Sighting {
+	s.Helper()
+	var seen []string
+	for timeout := time.After(patience + 20*time.Second); ; {
+		select {
+		case got, open := <-sightings:
+			if !open {
+				s.Fatalf("%s: the channel was closed", what)
+			}
+			if got.At.IsZero() {
+				s.Errorf("%s: a sighting without a time: %+v", what, got)
+			}
+			if ok(got) {
+				return got
+			}
+			seen = append(seen, fmt.Sprintf("{%+v %v}", got.Active, got.Err))
+		case <-timeout:
+			s.Fatalf("%s: not seen; seen instead: %s", what, strings.Join(seen, ", "))
+		}
+	}
+}
+
+func (s *suite) follow() {
+	a, agent := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	sightings := agent.Follow(ctx)
+	s.sight("nobody", sightings, func(g election.Sighting) bool { return g.Active == nil && g.Err == nil })
+	lease, term := s.reign(a, "ctl-a", long, true)
+	s.sight("starting", sightings, func(g election.Sighting) bool {
+		return g.Err == nil && g.Active != nil && *g.Active == active("ctl-a", term, election.StateStarting)
+	})
+	const n = 100
+	number := func(i int) election.Active {
+		r := active("ctl-a", term, election.StateServing)
+		r.Reason = strconv.Itoa(i)
+		return r
+	}
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for i := 1; i <= n; i++ {
+			if err := a.Publish(ctx, lease, number(i)); err != nil {
+				s.Errorf("cannot publish: %v", err)
+				return
+			}
+		}
+	})
+	last := 0
+	s.sight("the last of many", sightings, func(g election.Sighting) bool {
+		i := 0
+		if g.Active != nil && g.Active.Reason != "a test" {
+			i, _ = strconv.Atoi(g.Active.Reason)
+		}
+		if i < last {
+			s.Errorf("number %d was seen after number %d", i, last)
+		}
+		last = max(last, i)
+		return last == n
+	})
+	writing.Wait()
+	// A later follower begins with the present.
+	late := agent.Follow(ctx)
+	first := s.sight("the first sighting of a later follower", late, func(election.Sighting) bool { return true })
+	if first.Active == nil || *first.Active != number(n) {
+		s.Errorf("the first sighting of a later follower is %+v, want number %d", first.Active, n)
+	}
+	s.must(a.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+	s.sight("released", sightings, func(g election.Sighting) bool { return g.Active == nil && g.Err == nil })
+
+	// A lower term is data like any other here.
+	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-c", 7, election.StateServing).Encode()}))
+	s.sight("term 7", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 7 })
+	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-c", 3, election.StateServing).Encode()}))
+	s.sight("term 3", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 3 })
+	cancel()
+	s.closed("follow", func() bool { _, open := <-sightings; return open })
+	s.closed("follow", func() bool { _, open := <-late; return open })
+}
+
+func (s *suite) followUnreadable() {
+	a, agent := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-a", 3, election.StateServing).Encode()}))
+	sightings := agent.Follow(ctx)
+	s.sight("term 3", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 3 && g.Err == nil })
+	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: []byte("{}")}))
+	s.sight("an unreadable role key, with the last active", sightings, func(g election.Sighting) bool {
+		return g.Err != nil && g.Active != nil && g.Active.Term == 3
+	})
+	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-a", 4, election.StateServing).Encode()}))
+	s.sight("term 4", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 4 && g.Err == nil })
+}
+
+// calls are all calls of a backend, with arguments that do no harm.
+func calls(h Host, lease election.LeaseID) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Read":       func(ctx context.Context) error { _, err := h.Read(ctx); return err },
+		"Grant":      func(ctx context.Context) error { _, err := h.Grant(ctx, long); return err },
+		"Renew":      func(ctx context.Context) error { return h.Renew(ctx, election.Renewal{Lease: lease}) },
+		"Renew+Hold": func(ctx context.Context) error { return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true}) },
+		"Renew+Beat": func(ctx context.Context) error {
+			return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		},
+		"Claim": func(ctx context.Context) error {
+			return h.Claim(ctx, claimOf("ctl-x", election.Snapshot{TermVersion: 1 << 40}, lease, false))
+		},
+		"Publish": func(ctx context.Context) error {
+			return h.Publish(ctx, lease, active("ctl-a", 1, election.StateStarting))
+		},
+		"Get":    func(ctx context.Context) error { _, err := h.Get(ctx, "term"); return err },
+		"List":   func(ctx context.Context) error { _, err := h.List(ctx, ""); return err },
+		"Put":    func(ctx context.Context) error { return h.Put(ctx, election.Put{Key: "settings", Value: []byte("1")}) },
+		"Delete": func(ctx context.Context) error { return h.Delete(ctx, "settings", 0) },
+	}
+}
+
+// releaseCalls end the reign, if they are carried out.
+func releaseCalls(h Host, lease election.LeaseID) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Release": func(ctx context.Context) error {
+			return h.Release(ctx, lease, election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true})
+		},
+		"Revoke": func(ctx context.Context) error { return h.Revoke(ctx, lease) },
+	}
+}
+
+func (s *suite) endedContext() {
+	h, other := s.open(), s.open()
+	lease, _ := s.reign(h, "ctl-a", long, true)
+	ended, cancel := context.WithCancel(s.Context())
+	cancel()
+	before := s.everything(other)
+	for name, call := range calls(h, lease) {
+		s.unknown(name, call(ended))
+	}
+	for name, call := range releaseCalls(h, lease) {
+		s.unknown(name, call(ended))
+	}
+	if after := s.everything(other); after != before {
+		s.Errorf("calls with a context that had ended changed\n%sto\n%s", before, after)
+	}
+	hints, sightings := h.Watch(ended), h.Follow(ended)
+	s.closed("watch", func() bool { _, open := <-hints; return open })
+	s.closed("follow", func() bool { _, open := <-sightings; return open })
+}
+
+func (s *suite) blackHole() {
+	linker, ok := s.h.(Linker)
+	if !ok {
+		s.lacks("a link that swallows everything")
+	}
+	others := goleak.IgnoreCurrent()
+	h, link := linker.OpenLinked(s.T)
+	lease, _ := s.reign(h, "ctl-a", long, true)
+	following, stop := context.WithCancel(s.Context())
+	defer stop()
+	hints, sightings := h.Watch(following), h.Follow(following)
+	s.hinted("start", hints)
+	link.Hold()
+	const limit = 400 * time.Millisecond
+	timed := func(name string, call func(context.Context) error) {
+		s.Helper()
+		ctx, cancel := context.WithTimeout(s.Context(), limit)
+		defer cancel()
+		start := time.Now()
+		err := call(ctx)
+		s.unknown(name, err)
+		if took := time.Since(start); took > limit+3*time.Second {
+			s.Errorf("%s returned %v after its context had ended", name, took-limit)
+		}
+	}
+	for name, call := range calls(h, lease) {
+		timed(name, call)
+	}
+	for name, call := range releaseCalls(h, lease) {
+		timed(name, call)
+	}
+	// Cancelling works as well as a deadline.
+	ctx, cancel := context.WithCancel(s.Context())
+	time.AfterFunc(limit/4, cancel)
+	_, err := h.Read(ctx)
+	s.unknown("cancelled read", err)
+
+	stop()
+	s.closed("watch", func() bool { _, open := <-hints; return open })
+	s.closed("follow", func() bool { _, open := <-sightings; return open })
+	if err := h.Close(); err != nil {
+		s.Errorf("cannot close: %v", err)
+	}
+	link.Cut() // the proxy's own goroutines
+	var leak error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if leak = goleak.Find(others, goleak.IgnoreAnyFunction("github.com/tanist/tanist/election/electiontest.(*Proxy).accept")); leak == nil {
+			return
+		}
+	}
+	s.Errorf("goroutines are left after Close: %v", leak)
+}
+
+func (s *suite) lostReplies() {
+	linker, ok := s.h.(Linker)
+	if !ok {
+		s.lacks("lost replies")
+	}
+	h, link := linker.OpenLinked(s.T)
+	s.Cleanup(func() { _ = h.Close() })
+	other := s.open()
+	snap := s.read(h)
+	lease := s.grant(h, long)
+	lost := func(what string, call func(context.Context) error) {
+		s.Helper()
+		ctx, cancel := context.WithTimeout(s.Context(), 500*time.Millisecond)
+		defer cancel()
+		link.HoldReplies()
+		err := call(ctx)
+		s.unknown(what+" without a reply", err)
+		link.Heal()
+	}
+	// In any case the outcome is found by reading: bound to my lease or not. A request that was not carried out by then
+	// must not be carried out after the lease has been revoked.
+	lost("claim", func(ctx context.Context) error { return h.Claim(ctx, claimOf("ctl-a", snap, lease, true)) })
+	switch got := s.read(other); got.ActiveLease {
+	case lease:
+		s.Log("the claim had been carried out, and reading it back said so")
+	case "":
+		s.Log("the claim had not been carried out")
+		s.must(h.Revoke(s.ctx(), lease))
+		lease, _ = s.reign(h, "ctl-a", long, true)
+	default:
+		s.Fatalf("the role key is bound to %q", got.ActiveLease)
+	}
+	lost("renewal", func(ctx context.Context) error {
+		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+	})
+	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	lost("publication", func(ctx context.Context) error {
+		return h.Publish(ctx, lease, active("ctl-a", 1, election.StateServing))
+	})
+	s.must(h.Publish(s.ctx(), lease, active("ctl-a", 1, election.StateStopping)))
+	if got := s.read(other); got.Active == nil || got.Active.State != election.StateStopping {
+		s.Errorf("the role key is %+v after a later publication", got.Active)
+	}
+	crumb := election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true}
+	lost("release", func(ctx context.Context) error { return h.Release(ctx, lease, crumb) })
+	if err := h.Release(s.ctx(), lease, crumb); err != nil && !errors.Is(err, election.ErrLost) {
+		s.Errorf("repeated release: %v, want nil or ErrLost", err)
+	}
+	if got := s.read(other); !got.Vacant() || !got.Breadcrumb.Clean {
+		s.Errorf("after the release: %+v", got)
+	}
+}
+
+func (s *suite) brokenLink() {
+	linker, ok := s.h.(Linker)
+	if !ok {
+		s.lacks("a link that breaks")
+	}
+	h, link := linker.OpenLinked(s.T)
+	s.Cleanup(func() { _ = h.Close() })
+	other := s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	hints := h.Watch(ctx)
+	s.hinted("start", hints)
+	settle(hints)
+	link.Cut()
+	short, cancelShort := context.WithTimeout(s.Context(), 500*time.Millisecond)
+	defer cancelShort()
+	_, err := h.Read(short)
+	s.unknown("read through a cut", err)
+	lease, term := s.reign(other, "ctl-b", long, true)
+	settle(hints)
+	link.Heal()
+	s.hinted("a change behind a cut", hints)
+	if snap := s.read(h); snap.ActiveLease != lease {
+		s.Errorf("after the cut: %+v", snap)
+	}
+	settle(hints)
+	s.must(other.Publish(s.ctx(), lease, active("ctl-b", term, election.StateServing)))
+	s.hinted("a change after the cut", hints)
+}
+
+func (s *suite) followThroughOutage() {
+	linker, ok := s.h.(Linker)
+	if !ok {
+		s.lacks("a link that swallows everything")
+	}
+	h, link := linker.OpenLinked(s.T)
+	s.Cleanup(func() { _ = h.Close() })
+	other := s.open()
+	lease, term := s.reign(other, "ctl-a", long, true)
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	sightings := h.Follow(ctx)
+	s.sight("starting", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Err == nil })
+	for name, fault := range map[string]func(){"black hole": link.Hold, "cut": link.Cut} {
+		fault()
+		s.sight(name+": an error, with the last active", sightings, func(g election.Sighting) bool { return g.Err != nil && g.Active != nil })
+		state := election.StateServing
+		if name == "cut" {
+			state = election.StateStopping
+		}
+		s.must(other.Publish(s.ctx(), lease, active("ctl-a", term, state)))
+		link.Heal()
+		s.sight(name+": what happened meanwhile", sightings, func(g election.Sighting) bool {
+			return g.Err == nil && g.Active != nil && g.Active.State == state
+		})
+	}
+	// A follower that starts in an outage says so.
+	link.Cut()
+	late := h.Follow(ctx)
+	s.sight("a start in an outage", late, func(g election.Sighting) bool {
+		if g.Err == nil {
+			s.Errorf("sighting in an outage: %+v", g)
+		}
+		return g.Err != nil && g.Active == nil
+	})
+	link.Heal()
+	s.sight("its recovery", late, func(g election.Sighting) bool { return g.Err == nil && g.Active != nil })
+}
+
+func (s *suite) stalledWatch() {
+	staller, ok := s.h.(Staller)
+	if !ok {
+		s.lacks("a watch that stalls while reads work")
+	}
+	h, other := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	sightings := h.Follow(ctx)
+	s.sight("nobody", sightings, func(g election.Sighting) bool { return g.Active == nil && g.Err == nil })
+	staller.StallWatch(s.T, h)
+	lease, _ := s.reign(other, "ctl-b", long, true)
+	s.eventually("a read behind a stalled watch", func(ctx context.Context) error {
+		snap, err := h.Read(ctx)
+		if err == nil && snap.ActiveLease != lease {
+			err = fmt.Errorf("%w: it shows %+v", election.ErrLost, snap)
+		}
+		return err
+	})
+	s.sight("the change, by reading", sightings, func(g election.Sighting) bool { return g.Active != nil })
+	staller.ResumeWatch(s.T, h)
+}
+
+func (s *suite) restart() {
+	restarter, ok := s.h.(Restarter)
+	if !ok {
+		s.lacks("a store that stops and starts again")
+	}
+	h := s.open()
+	lease, term := s.reign(h, "ctl-a", long, true)
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	hints := h.Watch(ctx)
+	s.hinted("start", hints)
+	settle(hints)
+	restarter.Stop(s.T)
+	short, cancelShort := context.WithTimeout(s.Context(), time.Second)
+	defer cancelShort()
+	s.unknown("renewal while the store is away", h.Renew(short, election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	settle(hints)
+	restarter.Start(s.T)
+	s.hinted("the store is back", hints)
+	s.eventually("renewal after a restart", func(ctx context.Context) error {
+		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+	})
+	if snap := s.read(h); snap.ActiveLease != lease || snap.Breadcrumb.Term != term {
+		s.Errorf("after a restart: %+v", snap)
+	}
+}
+
+// eventually repeats call with a second each until it succeeds. ErrLost is final.
+func (s *suite) eventually(what string, call func(context.Context) error) {
+	s.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+		err = call(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		if errors.Is(err, election.ErrLost) {
+			break
+		}
+	}
+	s.Fatalf("%s: %v", what, err)
+}
+
+func (s *suite) leaderKilled() {
+	changer, ok := s.h.(LeaderChanger)
+	if !ok {
+		s.lacks("the death of the store's own leader")
+	}
+	h, other := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	sightings := other.Follow(ctx)
+	lease, term := s.reign(h, "ctl-a", 10*time.Second, true)
+	s.sight("starting", sightings, func(g election.Sighting) bool { return g.Active != nil })
+	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	start := time.Now()
+	changer.ChangeLeader(s.T)
+	s.eventually("renewal while the store elects a leader", func(ctx context.Context) error {
+		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+	})
+	s.Logf("renewed %v after the store's leader was killed; the traits say %v", time.Since(start), h.Traits().LeaderGap)
+	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
+	s.sight("serving", sightings, func(g election.Sighting) bool { return g.Err == nil && g.Active.Serving() })
+	snap := s.read(other)
+	if snap.ActiveLease != lease || !bytes.Equal(snap.Active.Encode(), active("ctl-a", term, election.StateServing).Encode()) {
+		s.Errorf("after the store's leader was killed: %+v", snap)
+	}
+}

@@ -1,0 +1,163 @@
+package electiontest
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+)
+
+// Link is the network between one host and the store, with its faults.
+type Link interface {
+	// Hold swallows everything in both directions without a word; what was swallowed arrives after Heal, as TCP does.
+	Hold()
+	// HoldReplies lets requests pass and holds what comes back.
+	HoldReplies()
+	// Cut breaks connections and refuses new ones.
+	Cut()
+	// Heal ends every fault.
+	Heal()
+}
+
+// Proxy is a TCP [Link] on the loopback interface.
+type Proxy struct {
+	target   string
+	listener net.Listener
+	running  sync.WaitGroup
+
+	mu            sync.Mutex
+	changed       *sync.Cond
+	up, down, cut bool // up: requests pass; down: replies pass
+	closed        bool
+	connections   map[net.Conn]bool
+}
+
+// NewProxy listens on a free port and passes connections on to target (host:port). It is closed with the test.
+func NewProxy(tb testing.TB, target string) *Proxy {
+	tb.Helper()
+	listener, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("cannot open a proxy: %v", err)
+	}
+	p := &Proxy{target: target, listener: listener, up: true, down: true, connections: map[net.Conn]bool{}}
+	p.changed = sync.NewCond(&p.mu)
+	p.running.Go(p.accept)
+	tb.Cleanup(p.close)
+	return p
+}
+
+// Addr returns host:port of the proxy.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Hold implements [Link].
+func (p *Proxy) Hold() { p.set(false, false, false) }
+
+// HoldReplies implements [Link].
+func (p *Proxy) HoldReplies() { p.set(true, false, false) }
+
+// Cut implements [Link].
+func (p *Proxy) Cut() { p.set(true, true, true) }
+
+// Heal implements [Link].
+func (p *Proxy) Heal() { p.set(true, true, false) }
+
+func (p *Proxy) set(up, down, cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.up, p.down, p.cut = up, down, cut
+	if cut {
+		for c := range p.connections {
+			c.Close()
+		}
+	}
+	p.changed.Broadcast()
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.listener.Close()
+	p.set(true, true, true)
+	p.running.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			p.running.Go(func() { p.serve(client) })
+		}
+	}
+}
+
+// track reports false, and closes c, if there is a cut.
+func (p *Proxy) track(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.connections[c] = true
+	if p.cut {
+		c.Close()
+	}
+	return !p.cut
+}
+
+// pass waits until *open, and reports whether the proxy goes on.
+func (p *Proxy) pass(open *bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !*open && !p.closed {
+		p.changed.Wait()
+	}
+	return !p.closed
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer p.drop(client)
+	if !p.track(client) || !p.pass(&p.up) {
+		return
+	}
+	server, err := net.Dial("tcp", p.target) //nolint:noctx // loopback; ends with the connection
+	if err != nil {
+		return
+	}
+	defer p.drop(server)
+	if !p.track(server) {
+		return
+	}
+	var replies sync.WaitGroup
+	replies.Go(func() { p.copy(client, server, &p.down) })
+	p.copy(server, client, &p.up)
+	replies.Wait()
+}
+
+func (p *Proxy) copy(to, from net.Conn, open *bool) {
+	defer to.Close()
+	defer from.Close()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if !p.pass(open) {
+			return
+		}
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) drop(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.connections, c)
+	c.Close()
+}

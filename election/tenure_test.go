@@ -1,0 +1,44 @@
+package election
+
+import (
+	"testing"
+	"time"
+)
+
+// A renewal that is acknowledged after the validity has ended changes nothing: somebody else may hold the lease by now.
+func TestLateRenewalIsIgnored(t *testing.T) {
+	var now Instant
+	var told []Instant
+	tenure := &Tenure{clock: func() Instant { return now }, timing: defaults(t, ""), until: 4 * second}
+	tenure.OnExtend(func(d Instant) { told = append(told, d) })
+	now = 4*second - 1
+	if !tenure.extend(2*second) || tenure.ValidUntil() != 6*second {
+		t.Errorf("valid until %v after a renewal in time", time.Duration(tenure.ValidUntil()))
+	}
+	now = 6 * second
+	if tenure.extend(5*second) || tenure.Valid() {
+		t.Error("a late renewal resurrected the lease")
+	}
+	if len(told) != 2 || told[1] != 5500*Instant(time.Millisecond) {
+		t.Errorf("the guard was told %v", told)
+	}
+}
+
+func TestRate(t *testing.T) {
+	var r rate
+	if r.slow(100*second, 7*second) {
+		t.Error("the first reading says nothing yet")
+	}
+	if r.slow(101*second, 8*second) || r.slow(102*second, 9*second+15*Instant(time.Millisecond)) {
+		t.Error("a rate within the bound was refused")
+	}
+	if r.slow(150*second, 10*second) {
+		t.Error("a suspend is no slow clock: the lease has run out by it")
+	}
+	if !r.slow(151*second, 11*second+200*Instant(time.Millisecond)) {
+		t.Error("a clock that is 20 % slow was not seen")
+	}
+	if d := BootClock().Sub(0); d <= 0 || RawClock() <= 0 {
+		t.Error("the clocks stand still")
+	}
+}
