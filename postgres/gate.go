@@ -1,0 +1,526 @@
+package postgres
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/rs/zerolog"
+
+	"github.com/tanist/tanist/election"
+)
+
+// GateConfig describes a [Gate].
+type GateConfig struct {
+	// Listen is where the program connects to: a loopback address with a port ("127.0.0.1:6432") or "unix:" and a path that ends in
+	// .s.PGSQL.PORT. The socket is for the gate's own user only.
+	Listen string
+	// DSN tells where the repository is, and with which TLS settings. Its login is not used.
+	DSN string
+	// Password is what the program says. It never changes, and is of no use at the repository. It must be set for an address,
+	// because anybody on the host can connect there; with a socket it may be empty, and is then not asked for.
+	Password string
+	// Clock is the clock of the deadline. Nil: [election.BootClock].
+	Clock election.Clock
+	// Connect bounds the log-in at the repository. Zero: 10 s.
+	Connect time.Duration
+	Log     zerolog.Logger
+}
+
+// Gate is a listener for programs whose repository password is fixed. The program logs in here with that password; the
+// gate logs in at the repository with the secret of the term, and passes on what both say until its deadline.
+//
+// What the gate adds is promptness: from the deadline on nothing passes from this host, chunk by chunk, also when the
+// gate itself was stopped in between and goes on later. It is not the fence: between a look at the clock and the write that
+// follows there is a gap, and behind the write there are buffers. That no statement of an older term commits is the promise of
+// [Fence.Raise] alone.
+//
+// All methods may be called from any goroutine.
+type Gate struct {
+	cfg      GateConfig
+	upstream *pgconn.Config
+	network  string
+	address  string
+	deadline atomic.Int64 // election.Instant
+
+	mu       sync.Mutex
+	role     string
+	secret   string
+	term     int // changes whenever role and secret do
+	sessions map[*session]struct{}
+	extended chan struct{}
+}
+
+// session is one connection of the program. Its fields are guarded by the gate's mutex, except that serve, which sets them,
+// reads them without it.
+type session struct {
+	client net.Conn
+	server net.Conn // nil before the log-in
+	pid    uint32
+	key    []byte
+	config *pgconn.Config
+	ended  bool
+}
+
+// end closes both sides. If it is hard, what is still in the sockets' buffers is not sent any more. The mutex is held.
+func (s *session) end(hard bool) {
+	s.ended = true
+	for _, c := range []net.Conn{s.client, s.server} {
+		if c == nil {
+			continue
+		}
+		if hard {
+			under := c
+			if t, ok := c.(*tls.Conn); ok {
+				under = t.NetConn()
+			}
+			if tcp, ok := under.(*net.TCPConn); ok {
+				_ = tcp.SetLinger(0) // closed already
+			}
+			_ = under.Close() // without TLS's good-bye, which could wait
+			continue
+		}
+		_ = c.Close() // there is nobody to tell
+	}
+}
+
+func (g *Gate) end(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.end(false)
+}
+
+// NewGate checks the configuration. Until [Gate.Admit] and [Gate.Extend] have been called nobody is let through.
+func NewGate(cfg GateConfig) (*Gate, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = election.BootClock
+	}
+	if cfg.Connect == 0 {
+		cfg.Connect = 10 * time.Second
+	}
+	g := &Gate{cfg: cfg, network: "tcp", address: cfg.Listen, sessions: map[*session]struct{}{}, extended: make(chan struct{}, 1)}
+	if path, ok := strings.CutPrefix(cfg.Listen, "unix:"); ok {
+		g.network, g.address = "unix", path
+	} else {
+		host, _, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("cannot set the gate up: listen: %v", err)
+		}
+		if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
+			return nil, fmt.Errorf("cannot set the gate up: %s is not a loopback address; the gate gives away the right to log in", cfg.Listen)
+		}
+		if cfg.Password == "" {
+			return nil, errors.New("cannot set the gate up: without a password everybody on this host could log in through it; set one, or listen on unix:PATH")
+		}
+	}
+	var err error
+	if g.upstream, err = pgconn.ParseConfig(cfg.DSN); err != nil {
+		return nil, fmt.Errorf("cannot read the repository's connection string: %s", unquoted(err))
+	}
+	return g, nil
+}
+
+// Admit lets the program through as role with secret, from now on and until the deadline. Connections of an earlier
+// Admit are closed.
+func (g *Gate) Admit(role, secret string) {
+	g.mu.Lock()
+	g.role, g.secret = role, secret
+	g.term++
+	g.mu.Unlock()
+	g.closeAll()
+}
+
+// Extend moves the deadline. A deadline that has passed is final for the connections that there were.
+func (g *Gate) Extend(deadline election.Instant) {
+	if g.past() {
+		g.closeAll() // a gate that was stopped may hear of the new one before it has noticed the old one
+	}
+	g.deadline.Store(int64(deadline))
+	select {
+	case g.extended <- struct{}{}:
+	default:
+	}
+}
+
+// Shut forgets the secret and closes all connections.
+func (g *Gate) Shut() { g.Admit("", "") }
+
+// Follow extends the deadline by every line of r, each an [election.Instant] in decimal, until r ends. After that
+// the last deadline holds: a sidecar that dies does not take the program's connections with it before the time is up.
+func (g *Gate) Follow(r io.Reader) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		n, err := strconv.ParseInt(strings.TrimSpace(lines.Text()), 10, 64)
+		if err != nil {
+			return fmt.Errorf("cannot follow the deadline: %v", err)
+		}
+		g.Extend(election.Instant(n))
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("cannot follow the deadline: %v", err)
+	}
+	return nil
+}
+
+func (g *Gate) closeAll() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for s := range g.sessions {
+		s.end(true)
+	}
+}
+
+// past reports whether the deadline has passed.
+func (g *Gate) past() bool { return g.cfg.Clock() >= election.Instant(g.deadline.Load()) }
+
+// Run listens until ctx ends; ready, if not nil, is told the address. All connections are closed when it returns.
+func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
+	if g.network == "unix" {
+		if err := os.Remove(g.address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot open the gate: %v", err)
+		}
+	}
+	config := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) (err error) {
+		if network == "unix" {
+			// The mode of the socket file is that of the socket: nobody else may connect, at no moment.
+			ctl := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) })
+			return errors.Join(ctl, err)
+		}
+		return nil
+	}}
+	listener, err := config.Listen(ctx, g.network, g.address)
+	if err != nil {
+		return fmt.Errorf("cannot open the gate: %v", err)
+	}
+	if ready != nil {
+		ready(listener.Addr())
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running.Go(func() { g.watch(ctx) })
+	defer g.closeAll()
+	defer context.AfterFunc(ctx, func() { _ = listener.Close(); g.closeAll() })()
+	for {
+		conn, err := listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close() // too late
+			}
+			return nil
+		case err != nil:
+			// Out of file descriptors, most likely; it will pass.
+			g.cfg.Log.Warn().Err(err).Msg("the gate could not accept a connection")
+			if sleep(ctx, 50*time.Millisecond) != nil {
+				return nil
+			}
+			continue
+		}
+		running.Go(func() { g.serve(ctx, conn) })
+	}
+}
+
+// watch closes all connections when the deadline passes, idle ones too.
+func (g *Gate) watch(ctx context.Context) {
+	for {
+		left := election.Instant(g.deadline.Load()).Sub(g.cfg.Clock())
+		if left <= 0 {
+			g.closeAll()
+			left = time.Hour
+		}
+		timer := time.NewTimer(min(left, time.Hour))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-g.extended:
+			timer.Stop()
+		}
+	}
+}
+
+// The first message of a connection is one of these, by the number after its length.
+const (
+	codeCancel = 80877102
+	codeTLS    = 80877103
+	codeGSS    = 80877104
+	// No client has a longer first message; a longer one is a stranger's.
+	maxStartup = 10000
+)
+
+func (g *Gate) serve(ctx context.Context, client net.Conn) {
+	s := &session{client: client}
+	defer g.end(s)
+	g.mu.Lock()
+	g.sessions[s] = struct{}{}
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.sessions, s)
+		g.mu.Unlock()
+	}()
+	if ctx.Err() != nil {
+		return
+	}
+	_ = client.SetDeadline(time.Now().Add(g.cfg.Connect)) // a client that does not speak is not kept
+	startup, err := g.greet(s)
+	if err != nil || startup == nil {
+		return // a cancellation, a port scan
+	}
+	if err := g.connect(ctx, s, startup); err != nil {
+		reply := &pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P03", Message: err.Error()}
+		if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
+			reply.Code, reply.Message, reply.Detail, reply.Hint = pe.Code, pe.Message, pe.Detail, pe.Hint
+		}
+		if b, err := reply.Encode(nil); err == nil {
+			_, _ = client.Write(b) // it is told, if it listens
+		}
+		return
+	}
+	_ = client.SetDeadline(time.Time{})
+	var up sync.WaitGroup
+	up.Go(func() { defer g.end(s); g.pass(s.server, s.client) })
+	defer up.Wait()
+	defer g.end(s)
+	g.pass(s.client, s.server)
+}
+
+// greet reads the first messages of a client, answers what is answered here, and returns the one that asks for a session.
+func (g *Gate) greet(s *session) (*pgproto3.StartupMessage, error) {
+	for {
+		body, err := readSized(s.client, maxStartup)
+		if err != nil {
+			return nil, err
+		}
+		if len(body) < 4 {
+			return nil, errors.New("cannot understand the client")
+		}
+		switch code := binary.BigEndian.Uint32(body); {
+		case code == codeTLS, code == codeGSS:
+			if _, err := s.client.Write([]byte{'N'}); err != nil { // not on this host
+				return nil, err
+			}
+		case code == codeCancel:
+			g.cancel(body[4:])
+			return nil, nil
+		case code>>16 == 3:
+			startup := &pgproto3.StartupMessage{}
+			// The library knows two minor versions; what differs in others is negotiated below.
+			minor := code & 0xffff
+			binary.BigEndian.PutUint32(body, pgproto3.ProtocolVersion30)
+			if err := startup.Decode(body); err != nil {
+				return nil, err
+			}
+			var unknown []string
+			for name := range startup.Parameters {
+				if strings.HasPrefix(name, "_pq_.") {
+					unknown = append(unknown, name)
+					delete(startup.Parameters, name)
+				}
+			}
+			if minor > 0 || len(unknown) > 0 {
+				b, err := (&pgproto3.NegotiateProtocolVersion{UnrecognizedOptions: unknown}).Encode(nil)
+				if err != nil {
+					return nil, err
+				}
+				if _, err := s.client.Write(b); err != nil {
+					return nil, err
+				}
+			}
+			return startup, nil
+		default:
+			return nil, errors.New("cannot understand the client")
+		}
+	}
+}
+
+// readSized reads a length and that much, and not a byte more.
+func readSized(r io.Reader, limit uint32) ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n < 4 || n > limit {
+		return nil, errors.New("cannot understand the client")
+	}
+	body := make([]byte, n-4)
+	_, err := io.ReadFull(r, body)
+	return body, err
+}
+
+var (
+	errNotActive = errors.New("this controller is not active; the gate to the repository is shut")
+	errPassword  = &pgconn.PgError{Code: "28P01", Message: "password authentication failed at the gate"}
+)
+
+// connect checks the program's password, logs in at the repository, and tells the program that it is in.
+func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.StartupMessage) error {
+	if g.cfg.Password != "" {
+		if err := g.checkPassword(s.client); err != nil {
+			return err
+		}
+	}
+	g.mu.Lock()
+	role, secret, term := g.role, g.secret, g.term
+	g.mu.Unlock()
+	if role == "" || g.past() {
+		return errNotActive
+	}
+	if startup.Parameters["replication"] != "" {
+		return errors.New("replication does not go through the gate")
+	}
+	cfg := g.upstream.Copy()
+	cfg.User, cfg.Password = role, secret
+	if cfg.Database = startup.Parameters["database"]; cfg.Database == "" {
+		cfg.Database = startup.Parameters["user"]
+	}
+	maps.Copy(cfg.RuntimeParams, startup.Parameters)
+	delete(cfg.RuntimeParams, "user")
+	delete(cfg.RuntimeParams, "database")
+
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.Connect)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
+			return pe
+		}
+		g.cfg.Log.Warn().Err(err).Msg("the gate could not reach the repository")
+		return errors.New("the gate could not reach the repository")
+	}
+	if err := conn.SyncConn(ctx); err != nil {
+		_ = conn.Close(ctx) // broken anyway
+		return errors.New("the gate lost the repository")
+	}
+	hijacked, err := conn.Hijack()
+	if err != nil {
+		_ = conn.Close(ctx) // not in a state to be used
+		return errors.New("the gate lost the repository")
+	}
+	g.mu.Lock()
+	s.server, s.pid, s.key, s.config = hijacked.Conn, hijacked.PID, hijacked.SecretKey, hijacked.Config
+	over := g.term != term || s.ended
+	g.mu.Unlock()
+	if over || g.past() {
+		_ = hijacked.Conn.Close() // ended before it had this one
+		return errNotActive
+	}
+	var b []byte
+	encode := func(m pgproto3.BackendMessage) {
+		if err == nil {
+			b, err = m.Encode(b)
+		}
+	}
+	encode(&pgproto3.AuthenticationOk{})
+	for name, value := range hijacked.ParameterStatuses {
+		encode(&pgproto3.ParameterStatus{Name: name, Value: value})
+	}
+	encode(&pgproto3.BackendKeyData{ProcessID: hijacked.PID, SecretKey: hijacked.SecretKey})
+	encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	if err != nil {
+		return errors.New("the gate could not answer")
+	}
+	_, err = s.client.Write(b)
+	return err
+}
+
+func (g *Gate) checkPassword(client net.Conn) error {
+	b, err := (&pgproto3.AuthenticationCleartextPassword{}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := client.Write(b); err != nil {
+		return err
+	}
+	var kind [1]byte
+	if _, err := io.ReadFull(client, kind[:]); err != nil {
+		return err
+	}
+	body, err := readSized(client, maxStartup)
+	if err != nil {
+		return err
+	}
+	said := strings.TrimSuffix(string(body), "\x00")
+	if kind[0] != 'p' || subtle.ConstantTimeCompare([]byte(said), []byte(g.cfg.Password)) != 1 {
+		return errPassword
+	}
+	return nil
+}
+
+// cancel passes on the cancellation of a statement of a session that goes through this gate.
+func (g *Gate) cancel(key []byte) {
+	if len(key) < 8 || g.past() {
+		return
+	}
+	g.mu.Lock()
+	var server net.Conn
+	var config *pgconn.Config
+	for s := range g.sessions {
+		if s.server != nil && s.pid == binary.BigEndian.Uint32(key) && subtle.ConstantTimeCompare(s.key, key[4:]) == 1 {
+			server, config = s.server, s.config
+		}
+	}
+	g.mu.Unlock()
+	if server == nil {
+		return
+	}
+	network, address := pgconn.NetworkAddress(config.Host, config.Port)
+	if network == "tcp" {
+		address = server.RemoteAddr().String() // the very server, if the name has several
+	}
+	dialer := net.Dialer{Timeout: g.cfg.Connect}
+	conn, err := dialer.DialContext(context.Background(), network, address)
+	if err != nil {
+		return // as with any cancellation, nobody is told
+	}
+	defer conn.Close() //nolint:errcheck // the server closes it
+	_ = conn.SetDeadline(time.Now().Add(g.cfg.Connect))
+	message := binary.BigEndian.AppendUint32(nil, uint32(len(key)+8))
+	message = binary.BigEndian.AppendUint32(message, codeCancel)
+	if _, err := conn.Write(append(message, key...)); err == nil {
+		_, _ = conn.Read(make([]byte, 1)) // the server closes it when it has done it
+	}
+}
+
+// chunk is how much is passed on between two looks at the clock.
+const chunk = 32 << 10
+
+// pass copies from src to dst until one of them ends or the deadline has passed. It is never left to the kernel
+// (splice) or to io.Copy: a gate that was stopped and goes on after its deadline must not pass on what it holds.
+func (g *Gate) pass(dst, src net.Conn) {
+	buf := make([]byte, chunk)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if g.past() {
+				return
+			}
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,337 @@
+package postgres
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+
+	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/postgres/private"
+)
+
+// startGate runs a gate until the end of the test and returns it with its address.
+func startGate(t *testing.T, cfg GateConfig) (*Gate, string) {
+	t.Helper()
+	cfg.Log = zerolog.Nop()
+	g, err := NewGate(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	address, done := make(chan net.Addr, 1), make(chan error, 1)
+	go func() { done <- g.Run(ctx, func(a net.Addr) { address <- a }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case a := <-address:
+		return g, a.String()
+	case err := <-done:
+		done <- err
+		t.Fatal("the gate did not open")
+		return nil, ""
+	}
+}
+
+func gateDSN(address, password, database string) string {
+	return fmt.Sprintf("postgres://anybody:%s@%s/%s?sslmode=disable", password, address, database)
+}
+
+func TestGate(t *testing.T) {
+	r := newRepository(t, "a", "b")
+	g, address := startGate(t, GateConfig{Listen: "127.0.0.1:0", DSN: r.server.DSN("", "", ""), Password: "never-changes"})
+	cfg := r.config("a")
+	cfg.Secret = Secret{Gate: g}
+	a, err := NewFence(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Shutdown()
+	b := r.fence("b")
+	dial := func(password string) (*pgx.Conn, error) {
+		// prefer: the first thing that the client asks for is TLS, and it is told no.
+		return pgx.Connect(t.Context(), strings.Replace(gateDSN(address, password, r.database), "disable", "prefer", 1)+"&application_name=program")
+	}
+	refused := func(when, code, password string) {
+		t.Helper()
+		conn, err := dial(password)
+		var pe *pgconn.PgError
+		if err == nil {
+			_ = conn.Close(t.Context())
+		}
+		if !errors.As(err, &pe) || pe.Code != code {
+			t.Errorf("%s: %v, not %s", when, err, code)
+		}
+	}
+	refused("before the first term", "57P03", "never-changes")
+	if env, err := a.Raise(t.Context(), 1); err != nil || len(env) != 0 {
+		t.Fatal(env, err)
+	}
+	refused("before there is a deadline", "57P03", "never-changes")
+	g.Extend(election.Never)
+	refused("with a wrong password", "28P01", "guess")
+
+	conn, err := dial("never-changes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var who, application string
+	if err := conn.QueryRow(t.Context(), "SELECT session_user, current_setting('application_name')").Scan(&who, &application); err != nil {
+		t.Fatal(err)
+	}
+	if who != r.role("a") || application != "program" {
+		t.Errorf("logged in as %s, application %s", who, application)
+	}
+	// A lot in both directions.
+	big := strings.Repeat("x", 3<<20)
+	var back string
+	if err := conn.QueryRow(t.Context(), "SELECT $1::text", big).Scan(&back); err != nil || back != big {
+		t.Errorf("%d bytes came back, %v", len(back), err)
+	}
+	// Cancellation finds its way.
+	ctx, cancel := context.WithCancel(t.Context())
+	sleeping := make(chan error, 1)
+	go func() { _, err := conn.Exec(ctx, "SELECT pg_sleep(60)"); sleeping <- err }()
+	for n := 0; n == 0; {
+		if err := r.super.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)' AND state = 'active'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.PgConn().CancelRequest(t.Context()); err != nil {
+		t.Error(err)
+	}
+	var pe *pgconn.PgError
+	if err := <-sleeping; !errors.As(err, &pe) || pe.Code != "57014" {
+		t.Errorf("cancelled: %v", err)
+	}
+	cancel()
+
+	// Another term: the connection is closed, and the program has to come back through the gate, which is not admitted.
+	r.raise(b, 2)
+	if err := insert(t.Context(), conn, 1, "a"); err == nil {
+		t.Error("an old term writes through the gate")
+	}
+	refused("after the term", "28P01", "never-changes") // the repository's answer: the old secret is void
+	if err := a.Close(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	refused("after Close", "57P03", "never-changes")
+
+	// The deadline closes what is idle.
+	if _, err := a.Raise(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	conn, err = dial("never-changes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle := make(chan error, 1)
+	go func() { _, err := conn.PgConn().Conn().Read(make([]byte, 1)); idle <- err }()
+	g.Extend(election.BootClock())
+	if err := <-idle; err == nil {
+		t.Error("an idle connection got data at the deadline")
+	}
+	refused("past the deadline", "57P03", "never-changes")
+}
+
+func TestGateOnSocketIsForItsUserOnly(t *testing.T) {
+	r := newRepository(t, "a")
+	path := filepath.Join(t.TempDir(), ".s.PGSQL.5432")
+	g, _ := startGate(t, GateConfig{Listen: "unix:" + path, DSN: r.server.DSN("", "", "")})
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+	g.Admit(r.role("a"), r.raise(r.fence("a"), 1))
+	g.Extend(election.Never)
+	conn := connect(t, fmt.Sprintf("host=%s user=anybody dbname=%s", filepath.Dir(path), r.database))
+	if err := insert(t.Context(), conn, 1, "a"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGateRefusesToBeADoor(t *testing.T) {
+	for listen, want := range map[string]string{"0.0.0.0:0": "loopback", "127.0.0.1:0": "password", "nonsense": "listen", "192.0.2.1:1": "loopback"} {
+		if _, err := NewGate(GateConfig{Listen: listen}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v does not say %q", listen, err, want)
+		}
+	}
+}
+
+// gateProcess is a gate in a process of its own, so that it can be stopped. It reads the deadlines from its input.
+func gateProcess() int {
+	g, err := NewGate(GateConfig{Listen: "127.0.0.1:0", DSN: os.Getenv("GATE_DSN"), Password: "p"})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	g.Admit(os.Getenv("GATE_ROLE"), os.Getenv("GATE_SECRET"))
+	ctx, cancel := context.WithCancel(context.Background())
+	var follower sync.WaitGroup
+	follower.Go(func() {
+		defer cancel()
+		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+			if g.Follow(strings.NewReader(lines.Text())) != nil {
+				return
+			}
+			fmt.Println("extended")
+		}
+	})
+	err = g.Run(ctx, func(a net.Addr) { fmt.Println(a) })
+	follower.Wait()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// startGateProcess returns the gate's address, its process, and a function that moves its deadline.
+func startGateProcess(t testing.TB, r *repository, role, secret string) (string, *os.Process, func(election.Instant)) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "GATE_DSN="+r.server.DSN("", "", ""), "GATE_ROLE="+role, "GATE_SECRET="+secret)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		continueProcess(cmd.Process.Pid)
+		_ = in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line), cmd.Process, func(deadline election.Instant) {
+		t.Helper()
+		if _, err := fmt.Fprintln(in, int64(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := lines.ReadString('\n'); err != nil || answer != "extended\n" {
+			t.Fatal(answer, err)
+		}
+	}
+}
+
+// A gate that is stopped, holds statements of the program, and goes on after its deadline: nothing may pass. There is no
+// fence here: the repository would take what comes.
+func TestGatePausedPastItsDeadlinePassesNothing(t *testing.T) {
+	r := newRepository(t, "a")
+	secret := r.raise(r.fence("a"), 1)
+	address, process, extend := startGateProcess(t, r, r.role("a"), secret)
+	extend(election.Never)
+	conns := make([]*pgx.Conn, 20)
+	for i := range conns {
+		conns[i] = connect(t, gateDSN(address, "p", r.database))
+		if err := insert(t.Context(), conns[i], 1, "before"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := election.BootClock().Add(500 * time.Millisecond)
+	extend(deadline)
+	stopProcess(t, process.Pid)
+	var writers sync.WaitGroup
+	for _, conn := range conns {
+		writers.Go(func() {
+			if err := insert(t.Context(), conn, 1, "late"); err == nil {
+				t.Error("a statement was answered after the deadline")
+			}
+		})
+	}
+	for election.BootClock() < deadline.Add(100*time.Millisecond) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	continueProcess(process.Pid)
+	writers.Wait()
+	var late int
+	if err := r.super.QueryRow(t.Context(), "SELECT count(*) FROM work WHERE writer = 'late'").Scan(&late); err != nil || late != 0 {
+		t.Errorf("%d of %d statements passed after the deadline (%v)", late, len(conns), err)
+	}
+}
+
+// BenchmarkGate compares pgbench through the gate with pgbench directly.
+func BenchmarkGate(b *testing.B) {
+	pgbench, err := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench")
+	if err != nil || len(pgbench) == 0 {
+		b.Skip("pgbench is not installed (package postgresql)")
+	}
+	server, err := private.Start(b.Context(), private.Options{BinDir: os.Getenv("TANIST_PG_BINDIR")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			b.Error(err)
+		}
+	})
+	r := newRepositoryOn(b, server, "a")
+	secret := r.raise(r.fence("a"), 1)
+	address, _, extend := startGateProcess(b, r, r.role("a"), secret)
+	extend(election.Never)
+	run := func(dsn string, args ...string) float64 {
+		b.Helper()
+		out, err := exec.Command(pgbench[0], append(args, dsn)...).CombinedOutput()
+		if err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+		_, after, _ := strings.Cut(string(out), "tps = ")
+		var tps float64
+		_, _ = fmt.Sscan(after, &tps)
+		return tps
+	}
+	direct := r.server.DSN(r.role("a"), secret, r.database)
+	gated := gateDSN(address, "p", r.database)
+	run(direct, "-i", "-q", "-s", "10")
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"tpcb-8", []string{"-n", "-c", "8", "-j", "2", "-T", "4"}},
+		{"tpcb-1", []string{"-n", "-c", "1", "-T", "4"}},
+		{"select-8", []string{"-n", "-S", "-c", "8", "-j", "2", "-T", "4"}},
+		{"select-1", []string{"-n", "-S", "-c", "1", "-T", "4"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var d, g float64
+			n := 0
+			for b.Loop() {
+				d += run(direct, c.args...)
+				g += run(gated, c.args...)
+				n++
+			}
+			b.ReportMetric(d/float64(n), "direct-tps")
+			b.ReportMetric(g/float64(n), "gated-tps")
+			b.ReportMetric(100*g/d, "%-of-direct")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
