@@ -1,0 +1,200 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/tanist/tanist/election"
+)
+
+// endpoint is one etcd member, with a client of its own.
+type endpoint struct {
+	url      string
+	client   *clientv3.Client
+	user     string
+	password string
+
+	fetching chan struct{} // holds one value while a token is fetched
+	token    atomic.Pointer[string]
+}
+
+func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error) {
+	e := &endpoint{url: url, user: cfg.Username, password: cfg.Password, fetching: make(chan struct{}, 1)}
+	options := []grpc.DialOption{
+		// The library's default waits up to 2 minutes between attempts to connect.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: cfg.DialTimeout,
+		}),
+		grpc.WithIdleTimeout(0),
+		grpc.WithStatsHandler(sentHandler{}),
+		grpc.WithChainUnaryInterceptor(keepError),
+		grpc.WithChainStreamInterceptor(keepStreamError),
+	}
+	if e.user != "" {
+		options = append(options, grpc.WithPerRPCCredentials(e))
+	}
+	var err error
+	e.client, err = clientv3.New(clientv3.Config{
+		Context:              ctx,
+		Endpoints:            []string{url},
+		TLS:                  cfg.TLS,
+		DialTimeout:          cfg.DialTimeout,
+		DialKeepAliveTime:    10 * time.Second, // less is not honoured by gRPC; it also bounds unacknowledged data by
+		DialKeepAliveTimeout: 2 * time.Second,  // this, through TCP_USER_TIMEOUT
+		MaxUnaryRetries:      1,                // one attempt; repeating is decided here
+		DialOptions:          options,
+		Logger:               zap.NewNop(),
+	})
+	return e, err
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (e *endpoint) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if t := e.token.Load(); t != nil {
+		return map[string]string{rpctypes.TokenFieldNameGRPC: *t}, nil
+	}
+	return nil, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials: etcd accepts passwords without TLS, and so must we.
+func (e *endpoint) RequireTransportSecurity() bool { return false }
+
+// authenticate fetches a token, unless another call has replaced old meanwhile.
+func (e *endpoint) authenticate(ctx context.Context, old *string) error {
+	select {
+	case e.fetching <- struct{}{}:
+		defer func() { <-e.fetching }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if e.token.Load() != old {
+		return nil
+	}
+	e.token.Store(nil) // a token that is not valid any more must not accompany the request for a new one
+	resp, err := e.client.Authenticate(ctx, e.user, e.password)
+	if errors.Is(err, rpctypes.ErrAuthNotEnabled) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.token.Store(&resp.Token)
+	return nil
+}
+
+// attempt is what is known of one request to one endpoint.
+type attempt struct {
+	sent atomic.Bool           // a request has left this host, or may have
+	last atomic.Pointer[error] // the last error below the client library, which hides it behind the context's
+}
+
+type attemptKey struct{}
+
+func attemptOf(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// do runs f against the endpoint, with a token if needed, and once more if the token was refused, which the
+// server does before anything else.
+func (e *endpoint) do(ctx context.Context, a *attempt, f func(context.Context, *clientv3.Client) error) error {
+	marked := context.WithValue(ctx, attemptKey{}, a)
+	if e.user == "" {
+		return e.describe(a, f(marked, e.client))
+	}
+	token := e.token.Load()
+	if token == nil {
+		if err := e.authenticate(ctx, nil); err != nil {
+			return e.describe(a, err)
+		}
+		token = e.token.Load()
+	}
+	err := f(marked, e.client)
+	if errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrUserEmpty) || errors.Is(err, rpctypes.ErrAuthOldRevision) {
+		if failed := e.authenticate(ctx, token); failed != nil {
+			return e.describe(a, failed)
+		}
+		err = f(marked, e.client)
+	}
+	return e.describe(a, err)
+}
+
+// describe classifies an error and says where it comes from.
+func (e *endpoint) describe(a *attempt, err error) error {
+	switch {
+	case err == nil, errors.Is(err, election.ErrConflict), errors.Is(err, election.ErrLost):
+		return err
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return election.ErrLost
+	case denied(err):
+		return fmt.Errorf("%w: %s: %v", election.ErrDenied, e.url, err)
+	}
+	if last := a.last.Load(); last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return fmt.Errorf("%s: %w (%s)", e.url, err, status.Convert(*last).Message())
+	}
+	return fmt.Errorf("%s: %w", e.url, err)
+}
+
+func denied(err error) bool {
+	for _, d := range []error{
+		rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound,
+		rpctypes.ErrInvalidAuthToken, rpctypes.ErrRoleNotGranted, rpctypes.ErrPermissionNotGranted,
+	} {
+		if errors.Is(err, d) {
+			return true
+		}
+	}
+	code := status.Code(err)
+	return code == codes.PermissionDenied || code == codes.Unauthenticated
+}
+
+// down reports whether the last attempt to connect failed.
+func (e *endpoint) down() bool {
+	return e.client.ActiveConnection().GetState() == connectivity.TransientFailure
+}
+
+// sentHandler marks attempts whose request message was handed to a connection.
+type sentHandler struct{}
+
+func (sentHandler) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (sentHandler) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sentHandler) HandleConn(context.Context, stats.ConnStats)                       {}
+
+func (sentHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	switch s.(type) {
+	case *stats.OutHeader, *stats.OutPayload:
+		if a := attemptOf(ctx); a != nil {
+			a.sent.Store(true)
+		}
+	}
+}
+
+func keepError(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if a := attemptOf(ctx); a != nil && err != nil {
+		a.last.Store(&err)
+	}
+	return err
+}
+
+func keepStreamError(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := stream(ctx, desc, cc, method, opts...)
+	if a := attemptOf(ctx); a != nil && err != nil {
+		a.last.Store(&err)
+	}
+	return s, err
+}

@@ -1,0 +1,350 @@
+package etcdtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// startLimit bounds everything that waits for servers; it is generous because test machines are busy.
+const startLimit = 60 * time.Second
+
+// Cluster is a running etcd cluster. Its methods fail the test if they can't do their work, and must be called from the
+// test's goroutine.
+type Cluster struct {
+	binary  string
+	flags   []string
+	token   string
+	tls     []string
+	members []*member
+}
+
+type member struct {
+	name         string
+	dir          string
+	client, peer string // host:port
+	health       string // host:port of a listener without TLS
+	log          *logBuffer
+	cmd          *exec.Cmd
+	done         chan struct{}
+}
+
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) tail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.b.Bytes()
+	if len(b) > 8000 {
+		return string(b[:4000]) + "\n…\n" + string(b[len(b)-4000:])
+	}
+	return string(b)
+}
+
+// Option changes how a cluster is started.
+type Option func(*Cluster)
+
+// WithBinary starts this server instead of the pinned one.
+func WithBinary(path string) Option { return func(c *Cluster) { c.binary = path } }
+
+// WithFlags adds flags of the server.
+func WithFlags(flags ...string) Option {
+	return func(c *Cluster) { c.flags = append(c.flags, flags...) }
+}
+
+// WithTLS makes the members listen to clients with TLS only, and demand certificates. The arguments are files.
+func WithTLS(ca, cert, key string) Option {
+	return func(c *Cluster) {
+		c.tls = []string{"--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key}
+	}
+}
+
+// Start starts a cluster of n members and returns when it is healthy. It ends with the test.
+func Start(tb testing.TB, n int, options ...Option) *Cluster {
+	tb.Helper()
+	c := &Cluster{token: fmt.Sprintf("t%d", time.Now().UnixNano())}
+	for _, o := range options {
+		o(c)
+	}
+	if c.binary == "" {
+		c.binary = Binary(tb)
+	}
+	dir := tb.TempDir()
+	for i := range n {
+		name := fmt.Sprintf("m%d", i)
+		c.members = append(c.members, &member{
+			name: name, dir: filepath.Join(dir, name), client: freePort(tb), peer: freePort(tb), health: freePort(tb), log: &logBuffer{},
+		})
+	}
+	tb.Cleanup(func() {
+		for _, m := range c.members {
+			m.kill()
+		}
+		if tb.Failed() {
+			for _, m := range c.members {
+				tb.Logf("the end of the log of %s:\n%s", m.name, m.log.tail())
+			}
+		}
+	})
+	for i := range c.members {
+		c.start(tb, i)
+	}
+	c.WaitHealthy(tb)
+	return c
+}
+
+// freePort returns host:port that nobody listens on. It is below the ports that Linux gives to outgoing connections, one of
+// which could otherwise take it before the server does, or while the server is restarted.
+func freePort(tb testing.TB) string {
+	tb.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		l, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", addr)
+		if err == nil {
+			l.Close()
+			return addr
+		}
+	}
+	tb.Fatal("cannot find a free port between 10000 and 32000")
+	return ""
+}
+
+func (c *Cluster) start(tb testing.TB, i int) {
+	tb.Helper()
+	m := c.members[i]
+	var initial []string
+	for _, m := range c.members {
+		initial = append(initial, m.name+"=http://"+m.peer)
+	}
+	args := []string{
+		"--name", m.name, "--data-dir", m.dir,
+		"--listen-client-urls", c.url(m), "--advertise-client-urls", c.url(m), "--listen-metrics-urls", "http://" + m.health,
+		"--listen-peer-urls", "http://" + m.peer, "--initial-advertise-peer-urls", "http://" + m.peer,
+		"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new", "--initial-cluster-token", c.token,
+		"--logger", "zap", "--log-level", "warn",
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), c.binary, slices.Concat(args, c.tls, c.flags)...)
+	cmd.Stdout, cmd.Stderr = m.log, m.log
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(m.dir)} // none of the caller's ETCD_ variables
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("cannot start %s: %v", m.name, err)
+	}
+	m.cmd, m.done = cmd, make(chan struct{})
+	go func(done chan struct{}) {
+		if err := cmd.Wait(); err != nil { // killed, as a rule
+			fmt.Fprintf(m.log, "it ended: %v\n", err)
+		}
+		close(done)
+	}(m.done)
+}
+
+func (m *member) kill() {
+	if m.cmd == nil {
+		return
+	}
+	_ = m.cmd.Process.Kill() // or it has ended by itself
+	<-m.done
+	m.cmd = nil
+}
+
+// get fetches a path from the listener that needs no TLS.
+func (m *member) get(ctx context.Context, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.health+path, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(body), err
+}
+
+func (m *member) healthy(ctx context.Context) bool {
+	_, err := m.get(ctx, "/health")
+	return err == nil
+}
+
+// Metrics returns a member's metrics, in Prometheus' text format.
+func (c *Cluster) Metrics(tb testing.TB, i int) string {
+	tb.Helper()
+	text, err := c.members[i].get(tb.Context(), "/metrics")
+	if err != nil {
+		tb.Fatalf("cannot get the metrics of %s: %v", c.members[i].name, err)
+	}
+	return text
+}
+
+// WaitHealthy waits until all members that run are healthy. A frozen member never is.
+func (c *Cluster) WaitHealthy(tb testing.TB) {
+	tb.Helper()
+	ctx := context.WithoutCancel(tb.Context()) // it is called in clean-ups too
+	end := time.Now().Add(startLimit)
+	for _, m := range c.members {
+		for m.cmd != nil && !m.healthy(ctx) {
+			select {
+			case <-m.done:
+				tb.Fatalf("%s has ended:\n%s", m.name, m.log.tail())
+			case <-time.After(20 * time.Millisecond):
+			}
+			if time.Now().After(end) {
+				tb.Fatalf("%s is not healthy after %v:\n%s", m.name, startLimit, m.log.tail())
+			}
+		}
+	}
+}
+
+// Len returns the number of members.
+func (c *Cluster) Len() int { return len(c.members) }
+
+// Addr returns host:port of a member, for clients.
+func (c *Cluster) Addr(i int) string { return c.members[i].client }
+
+func (c *Cluster) url(m *member) string {
+	if c.tls != nil {
+		return "https://" + m.client
+	}
+	return "http://" + m.client
+}
+
+// Endpoints returns the URLs of all members, for clients.
+func (c *Cluster) Endpoints() []string {
+	var all []string
+	for _, m := range c.members {
+		all = append(all, c.url(m))
+	}
+	return all
+}
+
+// Leader returns the member that is etcd's leader.
+func (c *Cluster) Leader(tb testing.TB) int {
+	tb.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), Logger: zap.NewNop()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer client.Close()
+	for end := time.Now().Add(startLimit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for i, m := range c.members {
+			if m.cmd == nil {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), time.Second)
+			status, err := client.Status(ctx, c.url(m))
+			cancel()
+			if err == nil && status.Leader == status.Header.MemberId {
+				return i
+			}
+		}
+	}
+	tb.Fatalf("there is no leader after %v", startLimit)
+	return -1
+}
+
+// Kill kills a member without a word.
+func (c *Cluster) Kill(tb testing.TB, i int) {
+	tb.Helper()
+	c.members[i].kill()
+}
+
+// Freeze stops a member with SIGSTOP: its connections stay, nothing answers. It returns when every thread has stopped, which
+// takes a while on a busy machine: the first thread to be scheduled stops the others.
+func (c *Cluster) Freeze(tb testing.TB, i int) {
+	tb.Helper()
+	c.signal(tb, i, syscall.SIGSTOP)
+	pid := c.members[i].cmd.Process.Pid
+	for end := time.Now().Add(startLimit); !stopped(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("%s still runs %v after SIGSTOP", c.members[i].name, startLimit)
+		}
+	}
+}
+
+// stopped reports whether all threads of a process are in the state T.
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, t := range threads {
+		stat, err := os.ReadFile(t)
+		if err != nil {
+			return false
+		}
+		_, state, _ := strings.Cut(string(stat), ") ") // after the name, which may hold anything
+		if !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
+}
+
+// Thaw continues a frozen member.
+func (c *Cluster) Thaw(tb testing.TB, i int) { c.signal(tb, i, syscall.SIGCONT) }
+
+func (c *Cluster) signal(tb testing.TB, i int, sig syscall.Signal) {
+	tb.Helper()
+	if c.members[i].cmd == nil {
+		tb.Fatalf("cannot send %v to %s: it does not run", sig, c.members[i].name)
+	}
+	if err := c.members[i].cmd.Process.Signal(sig); err != nil {
+		tb.Fatalf("cannot send %v to %s: %v", sig, c.members[i].name, err)
+	}
+}
+
+// Restart starts a killed member again, with its data. It does not wait.
+func (c *Cluster) Restart(tb testing.TB, i int) {
+	tb.Helper()
+	c.members[i].kill()
+	c.start(tb, i)
+}
+
+// Ctl runs the pinned etcdctl against the cluster and returns what it printed.
+func (c *Cluster) Ctl(tb testing.TB, args ...string) string {
+	tb.Helper()
+	bin := Ctl(tb)
+	ctx, cancel := context.WithTimeout(tb.Context(), startLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, append([]string{"--endpoints", strings.Join(c.Endpoints(), ",")}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		tb.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}

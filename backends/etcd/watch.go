@@ -1,0 +1,204 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/tanist/tanist/election"
+)
+
+const (
+	// stay is how long a watch stays with its endpoint before it follows the others to one that answers faster.
+	stay = time.Second
+	// The pause before a broken watch or a failed read is tried again, doubled each time.
+	minPause = 100 * time.Millisecond
+	maxPause = 5 * time.Second
+)
+
+// pause waits before attempt number n (0: the first repetition), with jitter, because all hosts of a cluster lose a member
+// at the same moment. It reports whether ctx still goes on.
+func pause(ctx context.Context, n int) bool {
+	d := min(minPause<<min(n, 10), maxPause)
+	timer := time.NewTimer(d/2 + rand.N(d))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// watched is one key, or all keys with a prefix.
+type watched struct {
+	key     string
+	options []clientv3.OpOption
+}
+
+// watch is a watch of some keys on one endpoint. It ends, with a cause, when anything about it breaks.
+type watch struct {
+	endpoint *endpoint
+	ctx      context.Context //nolint:containedctx // of the watch itself
+	end      context.CancelCauseFunc
+	events   []clientv3.WatchChan
+}
+
+var errMoved = errors.New("another endpoint is preferred")
+
+// watch starts watching on the preferred endpoint, and returns when the server has confirmed.
+func (s *Store) watch(ctx context.Context, keys ...watched) (*watch, error) {
+	e := s.order()[0]
+	ctx, end := context.WithCancelCause(ctx)
+	w := &watch{endpoint: e, ctx: clientv3.WithRequireLeader(ctx), end: end}
+	if e.user != "" && e.token.Load() == nil {
+		if err := e.authenticate(ctx, nil); err != nil {
+			end(err)
+			s.avoid(e)
+			return nil, e.describe(&attempt{}, err)
+		}
+	}
+	slow := time.AfterFunc(s.dial, func() { end(fmt.Errorf("%s did not confirm the watch within %v", e.url, s.dial)) })
+	for _, k := range keys {
+		w.events = append(w.events, e.client.Watch(w.ctx, s.root+k.key, k.options...))
+	}
+	if !slow.Stop() || ctx.Err() != nil {
+		end(ctx.Err())
+		s.avoid(e)
+		return nil, context.Cause(ctx)
+	}
+	if err := s.spawn(func() { s.attend(w) }); err != nil {
+		end(err)
+		return nil, err
+	}
+	return w, nil
+}
+
+// attend ends a watch when its connection breaks, which the client library would repair without a word, or when another
+// endpoint has become the preferred one.
+func (s *Store) attend(w *watch) {
+	conn := w.endpoint.client.ActiveConnection()
+	for {
+		check, cancel := context.WithTimeout(w.ctx, stay)
+		changed := conn.WaitForStateChange(check, connectivity.Ready)
+		cancel()
+		switch {
+		case w.ctx.Err() != nil:
+			return
+		case changed:
+			w.end(fmt.Errorf("%s: the connection broke", w.endpoint.url))
+			return
+		case s.order()[0] != w.endpoint:
+			w.end(errMoved)
+			return
+		}
+	}
+}
+
+// broken is the cause of the end of a watch whose channel gave resp, if it has ended.
+func (w *watch) broken(resp clientv3.WatchResponse, open bool) error {
+	switch {
+	case w.ctx.Err() != nil:
+		return context.Cause(w.ctx)
+	case !open:
+		return fmt.Errorf("%s: the watch was closed", w.endpoint.url)
+	case resp.Err() != nil:
+		if w.endpoint.user != "" {
+			w.endpoint.token.Store(nil) // it may be the reason, in several disguises
+		}
+		return fmt.Errorf("%s: the watch was cancelled: %w", w.endpoint.url, resp.Err())
+	}
+	return nil
+}
+
+// Watch implements [election.Backend]. A hint is given after every (re-)establishment too.
+func (s *Store) Watch(ctx context.Context) <-chan struct{} {
+	hints := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.ctx, cancel)
+	finish := func() { stop(); cancel(); close(hints) }
+	if s.spawn(func() { defer finish(); s.hint(ctx, hints) }) != nil {
+		finish()
+	}
+	return hints
+}
+
+func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
+	give := func() {
+		select {
+		case hints <- struct{}{}:
+		default:
+		}
+	}
+	keys := []watched{
+		{key: "active"},
+		{key: "beat"},
+		{key: "term"},
+		{key: "request"},
+		{key: "pause"},
+		{key: "controllers/", options: []clientv3.OpOption{clientv3.WithPrefix()}},
+	}
+	for failures := 0; ctx.Err() == nil; {
+		began := time.Now()
+		w, err := s.watch(ctx, keys...)
+		if err == nil {
+			give()
+			var reading sync.WaitGroup
+			for _, events := range w.events {
+				reading.Go(func() {
+					for {
+						resp, open := <-events
+						if err := w.broken(resp, open); err != nil {
+							w.end(err)
+							return
+						}
+						give()
+					}
+				})
+			}
+			reading.Wait()
+			err = context.Cause(w.ctx)
+			give() // whatever happened since the break, a look is due
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Debug().Err(err).Msg("a watch ended; starting another")
+		if time.Since(began) > stay {
+			failures = 0
+		}
+		if !errors.Is(err, errMoved) {
+			s.avoidIfFailed(w)
+			pause(ctx, failures)
+			failures++
+		}
+	}
+}
+
+// avoidIfFailed asks the endpoint of a broken watch last from now on.
+func (s *Store) avoidIfFailed(w *watch) {
+	if w != nil {
+		s.avoid(w.endpoint)
+	}
+}
+
+// Follow tells what becomes of the role key until ctx ends: at once, at every change, and at every failed look. Values
+// come straight from a watch of that one key, in the order of the store; the key is also read again after every break and
+// every [Config.RereadEvery], because a watch may stall. A sighting that was not received is replaced by a newer one.
+func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
+	out := make(chan election.Sighting, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.ctx, cancel)
+	finish := func() { stop(); cancel(); close(out) }
+	f := &follower{s: s, out: out}
+	if s.spawn(func() { defer finish(); f.run(ctx) }) != nil {
+		finish()
+	}
+	return out
+}
