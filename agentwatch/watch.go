@@ -1,0 +1,171 @@
+package agentwatch
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tanist/tanist/election"
+)
+
+// Watch keeps agents pointed at the active controller. Make it with [New]; Run it once. Snapshot and Counters may be called at any
+// time, from any goroutine.
+type Watch struct {
+	cfg      Config
+	runners  []*runner
+	presence *presence
+	count    counters
+
+	mu     sync.Mutex
+	snap   Snapshot
+	agents map[string]election.Agent
+}
+
+// counters are those of [Counters], as they are counted.
+type counters struct {
+	switches, deaths, startFailures, stopFailures atomic.Uint64
+	probes, probesFailed, misses                  atomic.Uint64
+	storeErrors, dropped, asks                    atomic.Uint64
+	switchNanos                                   atomic.Int64
+}
+
+// Counters are what a watch has counted since it was made.
+type Counters struct {
+	Switches      uint64 // agents pointed at an active, the first time and at each change
+	Deaths        uint64 // agents that ended by themselves
+	StartFailures uint64
+	StopFailures  uint64 // stops that could not be confirmed
+	Probes        uint64 // of startup ports
+	ProbesFailed  uint64
+	Misses        uint64 // retries that found no controller
+	StoreErrors   uint64 // times that the store was said to be away
+	Dropped       uint64 // records that were older, a stranger's, or could not be read
+	Asks          uint64 // times that the sidecars were asked
+	// LastSwitch is how long the last switch took, from the record's arrival to the agent's start.
+	LastSwitch time.Duration
+}
+
+// Snapshot is the state of a watch at one moment. It is the receiver's own.
+type Snapshot struct {
+	Cluster  string           `json:"cluster"`
+	Store    string           `json:"store"`              // what the store says, or why it can't be asked
+	StoreUp  bool             `json:"store_up"`           //
+	Sidecars string           `json:"sidecars,omitempty"` // what the sidecars said last
+	Target   Target           `json:"target"`             // whom the agents follow; an empty URL means nobody yet
+	Seen     election.Term    `json:"term_seen"`          // the highest term seen
+	Answers  bool             `json:"answers"`            // the target's startup port
+	Others   int              `json:"others"`             // of the other known controllers' startup ports answer
+	Action   Action           `json:"action"`             // what the decision table says
+	Misses   int              `json:"misses"`             // retries in a row without any controller
+	Retries  int              `json:"retries"`            // how many are allowed; 0: any number
+	Known    []Peer           `json:"known"`
+	Agents   []election.Agent `json:"agents"` // in the order of the configuration
+}
+
+// New checks cfg and returns a watch that is not yet running. The error has everything that is wrong with cfg.
+func New(cfg Config) (*Watch, error) {
+	cfg.fill()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	w := &Watch{cfg: cfg, agents: map[string]election.Agent{}}
+	w.snap = Snapshot{Cluster: cfg.Cluster, Store: notAsked, Action: Keep, Retries: cfg.Retries.Count}
+	if cfg.Presence != nil {
+		w.presence = newPresence(cfg.Presence, cfg.PresenceTTL, cfg.PresenceSpread, cfg.Log, cfg.Random)
+	}
+	for _, a := range cfg.Agents {
+		tmpl, err := parseTemplates(a)
+		if err != nil {
+			return nil, err // Validate has seen it before
+		}
+		w.runners = append(w.runners, &runner{
+			cfg: &w.cfg, agent: a, tmpl: tmpl, count: &w.count, box: newMailbox(), publish: w.publish,
+			log:    cfg.Log.With().Str("agent", a.Name).Logger(),
+			status: election.Agent{Name: a.Name, Host: cfg.Host},
+		})
+	}
+	return w, nil
+}
+
+func (w *Watch) publish(a election.Agent) {
+	w.mu.Lock()
+	w.agents[a.Name] = a
+	w.mu.Unlock()
+	if w.presence != nil {
+		w.presence.set(a)
+	}
+}
+
+// Run keeps the agents pointed at the active until ctx has ended or no controller could be reached for all the retries. Either way all
+// agents are stopped when it returns. It returns nil for the former, an [*UnreachableError] for the latter, and for both joined
+// with an error for every agent whose end could not be confirmed.
+func (w *Watch) Run(ctx context.Context) error {
+	run, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	var unreachable atomic.Bool
+	var status sync.WaitGroup
+	present, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	if w.presence != nil {
+		status.Go(func() { w.presence.run(present, unreachable.Load) })
+	}
+
+	errs := make([]error, len(w.runners))
+	var runners sync.WaitGroup
+	for i, r := range w.runners {
+		runners.Go(func() { errs[i] = r.run(run) })
+	}
+	v := newView(&w.cfg, w.cfg.Log, &w.count, func(d wish) {
+		for _, r := range w.runners {
+			r.box.put(d)
+		}
+	})
+	err := v.run(run, w.cfg.Source.Follow(run), func() { w.show(v) })
+	if _, ok := errors.AsType[*UnreachableError](err); ok {
+		unreachable.Store(true)
+		w.cfg.Log.Error().Err(err).Msg("giving up: stopping the agents")
+	}
+	cancel(err)
+	runners.Wait()
+	leave()
+	status.Wait()
+	return errors.Join(append([]error{err}, errs...)...)
+}
+
+func (w *Watch) show(v *view) {
+	s := Snapshot{
+		Cluster: w.cfg.Cluster, Store: v.storeSay, StoreUp: v.storeUp, Sidecars: v.asked, Target: v.target, Seen: v.seen,
+		Answers: v.facts.Port, Others: v.facts.Others, Action: v.last.action, Misses: v.misses, Retries: w.cfg.Retries.Count,
+		Known: append([]Peer(nil), v.peers...),
+	}
+	w.mu.Lock()
+	w.snap = s
+	w.mu.Unlock()
+}
+
+// Snapshot returns the state of the watch. It never waits for anything.
+func (w *Watch) Snapshot() Snapshot {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.snap
+	s.Known = append([]Peer(nil), s.Known...)
+	for _, a := range w.cfg.Agents {
+		if st, ok := w.agents[a.Name]; ok {
+			s.Agents = append(s.Agents, st)
+		}
+	}
+	return s
+}
+
+// Counters returns what has been counted so far.
+func (w *Watch) Counters() Counters {
+	c := &w.count
+	return Counters{
+		Switches: c.switches.Load(), Deaths: c.deaths.Load(), StartFailures: c.startFailures.Load(), StopFailures: c.stopFailures.Load(),
+		Probes: c.probes.Load(), ProbesFailed: c.probesFailed.Load(), Misses: c.misses.Load(), StoreErrors: c.storeErrors.Load(),
+		Dropped: c.dropped.Load(), Asks: c.asks.Load(), LastSwitch: time.Duration(c.switchNanos.Load()),
+	}
+}
