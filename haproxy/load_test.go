@@ -1,0 +1,307 @@
+package haproxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tanist/tanist/election"
+)
+
+// load is an open-loop client: a request is sent every interval, whether or not earlier ones were answered, and its
+// time counts from when it was due.
+type load struct {
+	url      string
+	interval time.Duration
+	client   *http.Client
+
+	stop    chan struct{}
+	done    sync.WaitGroup
+	mu      sync.Mutex
+	took    []time.Duration
+	failed  []failure
+	waiting atomic.Int64
+	most    int64
+}
+
+type failure struct {
+	due, end time.Time
+	why      string
+}
+
+// startLoad starts a client. Without keep, every request has a connection of its own: in mode tcp, a connection that
+// is kept belongs to one controller and ends with it.
+func startLoad(url string, perSecond int, keep bool) *load {
+	l := &load{
+		url: url, interval: time.Second / time.Duration(perSecond), stop: make(chan struct{}),
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2000, MaxIdleConns: 2000, DisableKeepAlives: !keep}, Timeout: time.Minute},
+	}
+	l.done.Go(func() {
+		due := time.Now()
+		for {
+			select {
+			case <-l.stop:
+				return
+			case <-time.After(time.Until(due)):
+			}
+			at := due
+			l.done.Go(func() { l.one(at) })
+			due = due.Add(l.interval)
+		}
+	})
+	return l
+}
+
+func (l *load) one(due time.Time) {
+	n := l.waiting.Add(1)
+	defer l.waiting.Add(-1)
+	why := ""
+	resp, err := l.client.Post(l.url, "text/plain", nil) // not idempotent: neither client nor proxy may repeat it
+	if err != nil {
+		why = err.Error()
+	} else {
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			why = err.Error()
+		} else if resp.StatusCode != 200 {
+			why = resp.Status + " " + oneLine(string(body), 60)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.most = max(l.most, n)
+	if why != "" {
+		l.failed = append(l.failed, failure{due, time.Now(), why})
+		return
+	}
+	l.took = append(l.took, time.Since(due))
+}
+
+func (l *load) end() {
+	close(l.stop)
+	l.done.Wait()
+	l.client.CloseIdleConnections()
+}
+
+// plannedMove does what two sidecars do: unpublish, stop, release, acquire, start, publish. It returns when the
+// record of the new active is out, with the moments of the unpublishing and of the start. drained: the old one stops only after
+// the proxy has taken note and what was in flight is answered; otherwise at the moment it is unpublished.
+func (b *bed) plannedMove(from, to *controller, term election.Term, start time.Duration, drained bool) (begun, up time.Time) {
+	begun = time.Now()
+	b.store.publish(from.record(term-1, election.StateStopping))
+	if drained {
+		b.until("the proxy drains", func() bool { s := b.servers()[from.addr]; return s.drain() && s.sessions == 0 })
+	}
+	from.stop()
+	from.active.Store(false)
+	b.store.vacate()
+	b.store.publish(to.record(term, election.StateStarting))
+	time.Sleep(start) // what a controller takes to start: the thing that is measured, not a synchronisation
+	to.active.Store(true)
+	to.start()
+	up = time.Now()
+	b.store.publish(to.record(term, election.StateServing))
+	return begun, up
+}
+
+func TestRequestsWaitDuringAPlannedMove(t *testing.T) {
+	for _, tc := range []struct {
+		name, mode string
+		hold       time.Duration
+		drained    bool
+	}{
+		{"held http", ModeHTTP, 30 * time.Second, true},
+		{"held tcp", ModeTCP, 30 * time.Second, true},
+		{"held http, stopped at once", ModeHTTP, 30 * time.Second, false},
+		{"not held", ModeHTTP, 0, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cs := []*controller{newController(t, "ctl-a"), newController(t, "ctl-b")}
+			b := newBed(t, known(cs...))
+			b.cfg.Clusters[0].HoldRequests, b.cfg.Clusters[0].Mode = tc.hold, tc.mode
+			b.up()
+			cs[1].kill()
+			cs[0].active.Store(true)
+			b.store.publish(cs[0].record(1, election.StateServing))
+			b.routedTo(cs[0])
+			if tc.hold > 0 {
+				b.until("the place is taken", func() bool { return b.proxy.Status().Clusters[0].Holding })
+			}
+			rate := times(200, 500)
+			l := startLoad("http://"+b.front+"/", rate, tc.mode == ModeHTTP)
+			var gaps []time.Duration
+			var outside []failure
+			type span struct{ from, to time.Time }
+			var spans []span
+			for i := range times(3, 20) {
+				begun, up := b.plannedMove(cs[i%2], cs[(i+1)%2], election.Term(i+2), 300*time.Millisecond, tc.drained)
+				n := cs[(i+1)%2].served.Load()
+				b.until("the new active serves", func() bool { return cs[(i+1)%2].served.Load() > n })
+				gaps = append(gaps, time.Since(up))
+				spans = append(spans, span{begun, time.Now()})
+				b.until("it serves for a while", func() bool { return cs[(i+1)%2].served.Load() > n+200 })
+			}
+			l.end()
+			for _, f := range l.failed {
+				in := false
+				for _, s := range spans {
+					in = in || f.end.After(s.from) && f.due.Before(s.to)
+				}
+				if !in {
+					outside = append(outside, f)
+				}
+			}
+			t.Logf("%d moves under %d/s: %d answered, %d failed (%d of them outside a move, unpublish to first answer), most at once %d; latency %s; serving → answered %s",
+				len(spans), rate, len(l.took), len(l.failed), len(outside), l.most, quantiles(l.took), quantiles(gaps))
+			if len(outside) > 0 {
+				t.Errorf("failed outside a move: %v", outside[0])
+			}
+			if tc.hold > 0 && tc.drained && len(l.failed) > 0 {
+				t.Errorf("%d requests failed that should have waited: %v", len(l.failed), l.failed[0])
+			}
+			if tc.hold == 0 && len(l.failed) == 0 {
+				t.Error("nothing failed: the test does not see what it is for")
+			}
+			for _, c := range cs {
+				if n := c.wrong.Load(); n > 0 {
+					t.Errorf("%s answered %d requests while it was not active", c.name, n)
+				}
+			}
+			if s := b.proxy.Status(); s.Reloads != 0 {
+				t.Errorf("%d reloads", s.Reloads)
+			}
+		})
+	}
+}
+
+func TestHeldRequestsEndWhenTheHoldDoes(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Clusters[0].HoldRequests = 300 * time.Millisecond })
+	b.up()
+	b.store.vacate()
+	b.until("the place is taken", func() bool { return b.proxy.Status().Clusters[0].Holding })
+	for range 3 {
+		began := time.Now()
+		code, _ := b.get()
+		if took := time.Since(began); code != 503 || took < 250*time.Millisecond || took > 10*time.Second {
+			t.Errorf("%d after %v; want 503 after 300ms", code, took)
+		}
+	}
+}
+
+func TestHoldSurvivesRestartsOfBoth(t *testing.T) {
+	a := newController(t, "ctl-a")
+	b := newBed(t, func(c *Config) { c.Clusters[0].HoldRequests = 20 * time.Second })
+	b.up()
+	held := func() {
+		t.Helper()
+		b.store.vacate()
+		b.until("Tanist drives this HAProxy", func() bool {
+			v, err := socket{b.cfg.AdminSocket, time.Second}.view(t.Context())
+			return err == nil && v.pid == b.proxy.Status().HAProxyPID
+		})
+		b.until("nobody is in rotation", func() bool { s := b.proxy.Status(); return s.HAProxyPID != 0 && len(s.Clusters[0].InRotation) == 0 })
+		b.until("the place is taken", func() bool { return b.proxy.Status().Clusters[0].Holding })
+		got := make(chan string, 1)
+		go func() { code, body := b.get(); got <- http.StatusText(code) + " " + body }()
+		b.until("a request waits", func() bool {
+			answer, err := socket{b.cfg.AdminSocket, time.Second}.ask(t.Context(), "show stat -1 2 -1")
+			return err == nil && queued(answer) == 1
+		})
+		b.store.publish(a.record(1, election.StateServing))
+		if s := <-got; s != "OK ctl-a" {
+			t.Errorf("a held request got %q", s)
+		}
+	}
+	held()
+	b.killHAProxy()
+	b.startHAProxy()
+	held()
+	b.stopTanist()
+	b.startTanist()
+	held()
+	// A reload moves the hold to the new worker.
+	b.stopTanist()
+	b.cfg.Clusters[0].Slots = 4
+	b.startTanist()
+	b.until("HAProxy was reloaded", func() bool { return b.proxy.Status().Reloads == 1 })
+	held()
+}
+
+// TestQueueIsHandedOutWhileTheActiveHasRoom: a request that is left in the queue must not wait for the hold to end, nor
+// stop those that come after it.
+func TestQueueIsHandedOutWhileTheActiveHasRoom(t *testing.T) {
+	a := newController(t, "ctl-a")
+	b := newBed(t, func(c *Config) {
+		c.Clusters[0].HoldRequests = 50 * time.Second
+		c.Reconcile = 500 * time.Millisecond
+	})
+	b.up()
+	b.store.publish(a.record(1, election.StateServing))
+	b.routedTo(a)
+	// Full at the moment, so that requests are queued behind the one that is served.
+	if _, err := (socket{b.cfg.AdminSocket, time.Second}).ask(t.Context(), "set maxconn server orders/c1 1"); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := newStream(b.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	for range 3 {
+		if code, body := b.get(); code != 200 { // gives up after 10s
+			t.Fatalf("a request was left in the queue: %d %s", code, body)
+		}
+	}
+}
+
+// lateContext is a context whose end is seen before anything that hangs on it runs: the order in which package context
+// does it, held still.
+type lateContext struct {
+	context.Context
+	done  chan struct{}
+	ended atomic.Bool
+}
+
+func (c *lateContext) Done() <-chan struct{} { return c.done }
+
+func (c *lateContext) Err() error {
+	if c.ended.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+// AfterFunc is what package context calls to hang something on c.
+func (c *lateContext) AfterFunc(func()) func() bool { return func() bool { return true } }
+
+// TestHolderEndsWithItsContext: a holder that relied on what hangs on its context would wait for ever, and Tanist
+// with it.
+func TestHolderEndsWithItsContext(t *testing.T) {
+	h, err := newHolder(Cluster{Name: "orders", Mode: ModeHTTP}, "/nonexistent", zerologNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := &lateContext{Context: t.Context(), done: make(chan struct{})}
+	done := make(chan struct{})
+	go func() { h.run(ctx); close(done) }()
+	if c, err := net.Dial("tcp", h.addr().String()); err != nil { // it runs
+		t.Fatal(err)
+	} else {
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\n")
+		_, _ = io.ReadAll(c)
+		_ = c.Close()
+	}
+	ctx.ended.Store(true)
+	close(ctx.done)
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("a holder does not end")
+	}
+}
