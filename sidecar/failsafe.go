@@ -1,0 +1,183 @@
+package sidecar
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tanist/tanist/election"
+)
+
+// Peers carries asks between the sidecars of a cluster over HTTP, both ways authenticated by a secret that all of them
+// share: a stranger can neither vouch for a holder nor make a passive stand back. An answer is bound to its ask by a
+// nonce, and an ask is good once, for the process that it was made in.
+type Peers struct {
+	Cluster string
+	Name    string
+	Secret  []byte        // at least 16 bytes
+	Timeout time.Duration // of one ask; an answer that comes later is none
+	Client  *http.Client  // nil: one of its own
+
+	mu   sync.Mutex
+	last map[string]uint64 // the highest sequence seen, per incarnation
+	seq  uint64
+}
+
+// AskPath is where a sidecar takes asks (POST).
+const AskPath = "/v1/failsafe"
+
+type askMessage struct {
+	election.Ask
+	Cluster  string `json:"cluster"`
+	To       string `json:"to"`
+	Nonce    string `json:"nonce"`
+	Sequence uint64 `json:"sequence"`
+}
+
+type askAnswer struct {
+	Nonce   string `json:"nonce"`
+	From    string `json:"from"`
+	Refused string `json:"refused,omitempty"`
+}
+
+const (
+	signatureHeader = "Tanist-Signature"
+	askLimit        = 64 << 10
+)
+
+func (p *Peers) sign(body []byte) string {
+	mac := hmac.New(sha256.New, p.Secret)
+	mac.Write(body)
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func (p *Peers) signed(body []byte, signature string) bool {
+	return hmac.Equal([]byte(p.sign(body)), []byte(signature))
+}
+
+// Vouch asks all passives of a at once, and returns nil only if every one has promised to stand back.
+func (p *Peers) Vouch(ctx context.Context, a election.Ask) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	errs := make([]error, len(a.Passives))
+	var asking sync.WaitGroup
+	for i, passive := range a.Passives {
+		asking.Go(func() {
+			if err := p.ask(ctx, a, passive); err != nil {
+				errs[i] = fmt.Errorf("%s: %v", passive.Name, err)
+			}
+		})
+	}
+	asking.Wait()
+	return errors.Join(errs...)
+}
+
+func (p *Peers) ask(ctx context.Context, a election.Ask, passive election.Controller) error {
+	if passive.API == "" {
+		return errors.New("it has no address to be asked at: set listen.http")
+	}
+	p.mu.Lock()
+	p.seq++
+	m := askMessage{Ask: a, Cluster: p.Cluster, To: passive.Name, Nonce: rand.Text(), Sequence: p.seq}
+	p.mu.Unlock()
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(passive.API, "/")+AskPath, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(signatureHeader, p.sign(body))
+	client := p.Client
+	if client == nil {
+		client = http.DefaultClient
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, askLimit))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answered %s", resp.Status)
+	}
+	var answer askAnswer
+	if !p.signed(reply, resp.Header.Get(signatureHeader)) || json.Unmarshal(reply, &answer) != nil {
+		return errors.New("its answer is not signed with the cluster's secret")
+	}
+	switch {
+	case answer.Nonce != m.Nonce || answer.From != passive.Name:
+		return errors.New("its answer is to another ask")
+	case answer.Refused != "":
+		return fmt.Errorf("it refused: %s", answer.Refused)
+	}
+	return nil
+}
+
+// Handler takes asks and answers them with what standBack says.
+func (p *Peers) Handler(standBack func(election.Ask) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, askLimit))
+		if err != nil {
+			http.Error(w, "cannot read the ask", http.StatusBadRequest)
+			return
+		}
+		var m askMessage
+		switch {
+		case !p.signed(body, r.Header.Get(signatureHeader)):
+			http.Error(w, "the ask is not signed with the cluster's secret", http.StatusForbidden)
+			return
+		case json.Unmarshal(body, &m) != nil:
+			http.Error(w, "cannot read the ask", http.StatusBadRequest)
+			return
+		case m.Cluster != p.Cluster || m.To != p.Name:
+			http.Error(w, "the ask is for another sidecar", http.StatusForbidden)
+			return
+		case !p.fresh(m):
+			http.Error(w, "the ask was made before", http.StatusConflict)
+			return
+		}
+		answer := askAnswer{Nonce: m.Nonce, From: p.Name}
+		if err := standBack(m.Ask); err != nil {
+			answer.Refused = err.Error()
+		}
+		reply, err := json.Marshal(answer)
+		if err != nil {
+			http.Error(w, "cannot answer", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set(signatureHeader, p.sign(reply))
+		_, _ = w.Write(reply) // a client that has gone gets no promise, which is the safe side
+	})
+}
+
+// fresh reports whether m was not seen before.
+func (p *Peers) fresh(m askMessage) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last == nil {
+		p.last = map[string]uint64{}
+	}
+	if m.Sequence <= p.last[m.Incarnation] {
+		return false
+	}
+	p.last[m.Incarnation] = m.Sequence
+	return true
+}
