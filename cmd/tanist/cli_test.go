@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rs/zerolog"
+
+	"github.com/tanist/tanist/backends/etcd"
+	"github.com/tanist/tanist/backends/etcd/etcdtest"
+	"github.com/tanist/tanist/election"
+)
+
+// TestMain makes the test binary the commands of the scripts: tanist itself, and a controller.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tanist": main, "demo-controller": demoController})
+}
+
+// demoController is a controller that serves at its argument until it is told to end.
+func demoController() {
+	server := http.Server{
+		Addr: os.Args[1], ReadHeaderTimeout: time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("TANIST_NAME")) }),
+	}
+	if err := server.ListenAndServe(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// TestScripts runs the transcripts in testdata/script: what an operator types, what is answered, and the exit codes.
+func TestScripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	servers := etcdtest.Start(t, 1)
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("ETCD", servers.Endpoints()[0])
+			env.Setenv("SUDO_USER", "ana")
+			env.Setenv("NO_COLOR", "1")
+			// Every script has the store for itself, by its prefix.
+			env.Setenv("PREFIX", fmt.Sprintf("/t%d", rand.Uint32()))
+			for _, name := range []string{"A", "B", "C", "A_HTTP", "B_HTTP", "C_HTTP"} {
+				address, err := freeAddress()
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, address)
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"code":         scriptCode,
+			"expand":       scriptExpand,
+			"hold":         scriptHold,
+			"put":          scriptPut,
+			"until-stdout": scriptUntil,
+			"etcd-with-users": func(ts *testscript.TestScript, _ bool, _ []string) {
+				guarded := etcdtest.Start(t, 1)
+				guarded.Ctl(t, "user", "add", "root:rootpw")
+				guarded.Ctl(t, "user", "grant-role", "root", "root")
+				guarded.Ctl(t, "role", "add", "reader")
+				guarded.Ctl(t, "role", "grant-permission", "--prefix", "reader", "read", ts.Getenv("PREFIX")+"/")
+				guarded.Ctl(t, "user", "add", "reader:readerpw")
+				guarded.Ctl(t, "user", "grant-role", "reader", "reader")
+				guarded.Ctl(t, "auth", "enable")
+				ts.Setenv("ETCD", guarded.Endpoints()[0])
+			},
+		},
+	})
+}
+
+// freeAddress returns one that nobody listens on, below the ports that Linux gives to outgoing connections.
+func freeAddress() (string, error) {
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			return address, l.Close()
+		}
+	}
+	return "", errors.New("cannot find a free port")
+}
+
+// scriptCode is `code N program args...`: it must end with that exit code.
+func scriptCode(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: code N program args...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		got = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// scriptUntil is `until-stdout regexp program args...`: it runs the program until it prints that.
+func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && want.MatchString(out) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("it does not come to print %s: %v", args[0], err)
+		}
+	}
+}
+
+// scriptExpand is `expand file...`: it puts variables into files.
+func scriptExpand(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		file := ts.MkAbs(name)
+		ts.Check(os.WriteFile(file, []byte(os.Expand(ts.ReadFile(name), ts.Getenv)), 0o600))
+	}
+}
+
+// scriptHold is `hold address`: it listens there until the script ends.
+func scriptHold(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", args[0])
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+}
+
+// scriptPut is `put cluster key value`: it writes a record. The role key is bound to a lease, as it must be.
+func scriptPut(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := etcd.Open(etcd.Config{Cluster: args[0], Prefix: ts.Getenv("PREFIX"), Endpoints: []string{ts.Getenv("ETCD")}, Log: zerolog.Nop()})
+	ts.Check(err)
+	defer s.Close()
+	p := election.Put{Key: args[1], Value: []byte(strings.TrimSpace(args[2]))}
+	if p.Key == "active" {
+		p.Lease, err = s.Grant(ctx, time.Hour)
+		ts.Check(err)
+	}
+	ts.Check(s.Put(ctx, p))
+}

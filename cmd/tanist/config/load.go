@@ -1,0 +1,329 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/token"
+)
+
+// Loaded is a configuration that has no problem. Exactly one of Controller, Agent and HAProxy is set.
+type Loaded struct {
+	Kind       Kind
+	File       string
+	Controller *Controller
+	Agent      *Agent
+	HAProxy    *HAProxy
+
+	// Origin tells where a value comes from, by its dotted path: the file, a variable, --set. A path that is not here has its
+	// default.
+	Origin map[string]string
+
+	places *decoder
+}
+
+// Problems puts what a room found wrong with its part of the configuration into words like Load's: a line of err that begins with a
+// key, as in "haproxy.bind: …", is shown with the place of that key.
+func (l *Loaded) Problems(err error) Problems {
+	d := &decoder{file: l.File, where: l.places.where, origin: l.Origin}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		key, what, ok := strings.Cut(line, ": ")
+		if ok && known(reflect.TypeOf(l.Root()), key) {
+			d.wrong(key, "%s", what)
+		} else {
+			d.problem(nil, "", "%s", line)
+		}
+	}
+	return d.sorted()
+}
+
+// known tells whether a struct has a dotted path.
+func known(t reflect.Type, path string) bool {
+	for key := range strings.SplitSeq(path, ".") {
+		key, _, _ = strings.Cut(key, "[")
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		if t.Kind() == reflect.Map {
+			return true
+		}
+		if t.Kind() != reflect.Struct {
+			return false
+		}
+		field, ok := fieldOf(reflect.New(t).Elem(), key)
+		if !ok {
+			return false
+		}
+		t = field.Type()
+	}
+	return true
+}
+
+// Root returns the struct of the kind.
+func (l *Loaded) Root() any {
+	switch l.Kind {
+	case KindController:
+		return l.Controller
+	case KindAgent:
+		return l.Agent
+	default:
+		return l.HAProxy
+	}
+}
+
+// Options says what to load.
+type Options struct {
+	File string
+	Want Kind // if not empty, the only kind that is accepted
+	// Away is set by who only wants to know from a file where the store is. Files, programs and users that the file names are
+	// then not looked for on this host, but for those that the store itself needs.
+	Away bool
+	Set  []string            // "lease.ttl=3s"
+	Env  func(string) string // nil: os.Getenv
+}
+
+// Load reads a file, and everything that overrides it. The error is [Problems], or says that the file can't be read.
+func Load(o Options) (*Loaded, error) {
+	src, err := os.ReadFile(o.File)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %v", err)
+	}
+	return Parse(src, o)
+}
+
+// Parse is Load of what has been read already.
+func Parse(src []byte, o Options) (*Loaded, error) {
+	if o.Env == nil {
+		o.Env = os.Getenv
+	}
+	d := &decoder{file: o.File, away: o.Away, where: map[string]*token.Position{}, origin: map[string]string{}}
+	body := d.document(src)
+	if body == nil {
+		return nil, d.sorted()
+	}
+	l := &Loaded{File: o.File, Origin: d.origin, places: d}
+	values, ok := pairs(body)
+	if !ok {
+		d.problem(position(body), "", "%s is not a mapping: begin with `kind: controller`", kindOf(body))
+		return nil, d.sorted()
+	}
+	kindAt := position(body)
+	for _, pair := range values {
+		if keyName(pair) == "kind" {
+			text, _ := scalar(d.resolve(pair.Value))
+			l.Kind, kindAt = Kind(text), position(pair.Value)
+		}
+	}
+	var root reflect.Value
+	switch l.Kind {
+	case KindController:
+		l.Controller = NewController()
+		root = reflect.ValueOf(l.Controller).Elem()
+	case KindAgent:
+		l.Agent = NewAgent()
+		root = reflect.ValueOf(l.Agent).Elem()
+	case KindHAProxy:
+		l.HAProxy = NewHAProxy()
+		root = reflect.ValueOf(l.HAProxy).Elem()
+	case "":
+		d.problem(kindAt, "kind", "it is missing: one of controller, agent, haproxy")
+		return nil, d.sorted()
+	default:
+		d.problem(kindAt, "kind", "%q is not one of controller, agent, haproxy", l.Kind)
+		return nil, d.sorted()
+	}
+	if o.Want != "" && l.Kind != o.Want {
+		d.problem(kindAt, "kind", "this file is of kind %s, and %s is needed here", l.Kind, o.Want)
+		return nil, d.sorted()
+	}
+
+	d.root = root.Type()
+	d.native(root, o.Env)
+	d.mapping(body, root, "")
+	d.variables(root, "", o.Env)
+	d.flags(root, o.Set)
+	d.oneOf(root, "")
+	switch l.Kind {
+	case KindController:
+		d.own(&l.Controller.Etcd, &l.Controller.Consul)
+		d.checkController(l.Controller)
+	case KindAgent:
+		d.own(&l.Agent.Etcd, &l.Agent.Consul)
+		d.checkAgent(l.Agent)
+	case KindHAProxy:
+		d.own(&l.HAProxy.Etcd, &l.HAProxy.Consul)
+		d.checkHAProxy(l.HAProxy)
+	}
+	if len(d.problems) > 0 {
+		return nil, d.sorted()
+	}
+	return l, nil
+}
+
+// ForStore returns what an operator's command needs without a file: kind agent with its defaults, the variables of the stores'
+// own tools, and the TANIST_* variables about the store. Only the store's part of it has a meaning.
+func ForStore(cluster string, env func(string) string) (*Loaded, error) {
+	if env == nil {
+		env = os.Getenv
+	}
+	d := &decoder{away: true, where: map[string]*token.Position{}, origin: map[string]string{"cluster": "--cluster"}}
+	l := &Loaded{Kind: KindAgent, Agent: NewAgent(), Origin: d.origin, places: d}
+	l.Agent.Cluster = cluster
+	root := reflect.ValueOf(l.Agent).Elem()
+	d.native(root, env)
+	for f, value := range root.Fields() {
+		switch key := f.Tag.Get("yaml"); key {
+		case "etcd", "consul":
+			d.variables(value, key, env)
+		case "store":
+			if text := env("TANIST_STORE"); text != "" {
+				d.override(root, key, text, "$TANIST_STORE")
+			}
+		}
+	}
+	d.oneOf(root, "")
+	d.name("cluster", cluster)
+	d.own(&l.Agent.Etcd, &l.Agent.Consul)
+	d.store(l.Agent.Store, l.Agent.Etcd, l.Agent.Consul)
+	if len(d.problems) > 0 {
+		return nil, d.sorted()
+	}
+	return l, nil
+}
+
+// native takes the variables of the stores' own tools as defaults.
+func (d *decoder) native(root reflect.Value, env func(string) string) {
+	for _, n := range []struct{ variable, path string }{
+		{"ETCDCTL_ENDPOINTS", "etcd.endpoints"},
+		{"ETCDCTL_CACERT", "etcd.tls.ca_file"},
+		{"ETCDCTL_CERT", "etcd.tls.cert_file"},
+		{"ETCDCTL_KEY", "etcd.tls.key_file"},
+		{"CONSUL_HTTP_TOKEN_FILE", "consul.token_file"},
+		{"CONSUL_CACERT", "consul.tls.ca_file"},
+		{"CONSUL_CLIENT_CERT", "consul.tls.cert_file"},
+		{"CONSUL_CLIENT_KEY", "consul.tls.key_file"},
+		{"CONSUL_TLS_SERVER_NAME", "consul.tls.server_name"},
+	} {
+		if text := env(n.variable); text != "" {
+			d.override(root, n.path, text, "$"+n.variable)
+		}
+	}
+	// These say more than one thing, or are secrets.
+	if name, password, has := strings.Cut(env("ETCDCTL_USER"), ":"); name != "" {
+		d.override(root, "etcd.username", name, "$ETCDCTL_USER")
+		if has {
+			d.secret(root, "Etcd", "Password", password)
+		}
+	}
+	if password := env("ETCDCTL_PASSWORD"); password != "" {
+		d.secret(root, "Etcd", "Password", password)
+	}
+	if token := env("CONSUL_HTTP_TOKEN"); token != "" {
+		d.secret(root, "Consul", "Token", token)
+	}
+	if address := env("CONSUL_HTTP_ADDR"); address != "" {
+		if !strings.Contains(address, "://") {
+			scheme := "http://"
+			if tls, err := strconv.ParseBool(env("CONSUL_HTTP_SSL")); err == nil && tls {
+				scheme = "https://"
+			}
+			address = scheme + address
+		}
+		d.override(root, "consul.address", address, "$CONSUL_HTTP_ADDR")
+	}
+}
+
+// secret keeps a secret of the environment, in a field that no file can set.
+func (d *decoder) secret(root reflect.Value, store, field, value string) {
+	root.FieldByName(store).FieldByName(field).SetString(value)
+}
+
+// own drops the secrets of the environment where the file has its own: a password belongs to its user.
+func (d *decoder) own(etcd *Etcd, consul *Consul) {
+	if etcd.PasswordFile != "" || (d.origin["etcd.username"] == d.file && d.file != "") {
+		etcd.Password = ""
+	}
+	if consul.TokenFile != "" {
+		consul.Token = ""
+	}
+}
+
+// variables takes TANIST_* variables: every scalar, and every list of texts, of the struct has one.
+func (d *decoder) variables(v reflect.Value, path string, env func(string) string) {
+	for f, value := range v.Fields() {
+		key := f.Tag.Get("yaml")
+		if key == "" || (path == "" && key == "kind") {
+			continue
+		}
+		p := join(path, key)
+		switch {
+		case value.Kind() == reflect.Struct:
+			d.variables(value, p, env)
+		case value.Kind() == reflect.Pointer:
+			if !value.IsNil() {
+				d.variables(value.Elem(), p, env)
+			}
+		case path == "" && key == "name", path == "" && key == "cluster":
+			// A hook or a controller that starts another sidecar has TANIST_NAME and TANIST_CLUSTER of its own; they describe it,
+			// and do not configure anybody.
+		default:
+			variable := "TANIST_" + strings.ToUpper(strings.ReplaceAll(p, ".", "_"))
+			if text := env(variable); text != "" {
+				d.overrideAt(v, key, p, text, "$"+variable)
+			}
+		}
+	}
+}
+
+// flags takes --set path=value.
+func (d *decoder) flags(root reflect.Value, sets []string) {
+	for _, set := range sets {
+		path, text, ok := strings.Cut(set, "=")
+		if !ok {
+			d.problems = append(d.problems, Problem{Where: "--set", Key: set, What: "write it as path=value, such as lease.ttl=3s"})
+			continue
+		}
+		d.override(root, path, text, "--set")
+	}
+}
+
+// override sets the value at a dotted path.
+func (d *decoder) override(v reflect.Value, path, text, origin string) {
+	d.overrideAt(v, path, path, text, origin)
+}
+
+// overrideAt sets the value at a dotted path below v, which is called full from the root.
+func (d *decoder) overrideAt(v reflect.Value, path, full, text, origin string) {
+	for {
+		key, rest, more := strings.Cut(path, ".")
+		field, ok := fieldOf(v, key)
+		if !ok {
+			if strings.HasPrefix(origin, "--") {
+				d.problems = append(d.problems, Problem{Where: origin, Key: full, What: "unknown key" + suggest(key, keysOf(v.Type()))})
+			}
+			return
+		}
+		if field.Kind() == reflect.Pointer {
+			if field.IsNil() {
+				field.Set(reflect.New(field.Type().Elem()))
+				field.Elem().Set(fresh(field.Type().Elem()))
+			}
+			field = field.Elem()
+		}
+		if !more {
+			if err := setScalar(field, text); err != nil {
+				d.problems = append(d.problems, Problem{Where: origin, Key: full, What: err.Error()})
+			}
+			d.origin[full] = origin
+			return
+		}
+		if field.Kind() != reflect.Struct {
+			d.problems = append(d.problems, Problem{Where: origin, Key: full, What: "it can't be set this way; use the file"})
+			return
+		}
+		v, path = field, rest
+	}
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/tanist/tanist/agentwatch"
+	"github.com/tanist/tanist/api"
+	"github.com/tanist/tanist/cmd/tanist/config"
+	"github.com/tanist/tanist/process"
+)
+
+func agentwatchCommand() *cobra.Command {
+	var flags daemonFlags
+	cmd := &cobra.Command{
+		Use: "agentwatch -c FILE", Short: "Run beside an agent: keep it pointed at the active controller", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := flags.load(config.KindAgent)
+			if err != nil {
+				return err
+			}
+			ctx, done := signals(cmd.Context(), "agentwatch")
+			defer done()
+			return runAgentwatch(ctx, l, newLog(l.Agent.Log, cmd.ErrOrStderr()))
+		},
+	}
+	flags.flags(cmd)
+	return cmd
+}
+
+func runAgentwatch(ctx context.Context, l *config.Loaded, log zerolog.Logger) (err error) {
+	c := l.Agent
+	log = log.With().Str("cluster", c.Cluster).Str("agentwatch", c.Name).Logger()
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	where := storeOf(l)
+	backend, err := openStore(where, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, backend.Close()) }()
+	if err := checkLogin(ctx, backend, where); err != nil {
+		return err
+	}
+	cfg, err := agentwatchConfig(c, log)
+	if err != nil {
+		return loadError(err)
+	}
+	cfg.Source, cfg.Host = backend, host
+	if c.Presence {
+		cfg.Presence = backend
+	}
+	watch, err := agentwatch.New(cfg)
+	if err != nil {
+		return loadError(l.Problems(err))
+	}
+	answer := func(yes func(agentwatch.Snapshot) bool) api.Answer {
+		return func() (bool, any) { s := watch.Snapshot(); return yes(s), s }
+	}
+	always := answer(func(agentwatch.Snapshot) bool { return true })
+	server := api.New(api.Config{
+		Answers: map[string]api.Answer{
+			"/live": always, "/": answer(agentReady), "/ready": answer(agentReady),
+		},
+		Documents: map[string]api.Document{"/v1/status": func(context.Context) (any, error) { return watch.Snapshot(), nil }},
+		Metrics:   []prometheus.Collector{agentMetrics(c, watch)},
+		Log:       log,
+	})
+	if c.Listen.HTTP != "" {
+		if _, err := server.Listen(c.Listen.HTTP); err != nil {
+			return exit(exitFailure, "listen.http: %v: choose another address, or end the program that has it", err)
+		}
+	}
+	around, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var others sync.WaitGroup
+	others.Go(func() { server.Run(around) })
+	notify("READY=1")
+	log.Info().Str("version", versionText()).Int("pid", os.Getpid()).Msg("started")
+	// A host may have one beside each of many agents.
+	settled := time.AfterFunc(settleTime, process.ShedText)
+	defer settled.Stop()
+	err = watch.Run(ctx)
+	notify("STOPPING=1")
+	stop()
+	others.Wait()
+	if _, unreachable := errors.AsType[*agentwatch.UnreachableError](err); unreachable {
+		return &exitError{exitStore, err}
+	}
+	return err
+}
+
+// agentwatchConfig turns a configuration file into what package agentwatch needs, without the store.
+func agentwatchConfig(c *config.Agent, log zerolog.Logger) (agentwatch.Config, error) {
+	cfg := agentwatch.Defaults()
+	cfg.Cluster, cfg.Log = c.Cluster, log
+	cfg.Controllers, cfg.Sidecars, cfg.StateFile, cfg.StopOnVacancy = c.Controllers, c.Sidecars, c.StateFile, c.StopOnNone
+	cfg.Probe = agentwatch.Probe{Interval: c.Probe.Interval, Timeout: c.Probe.Timeout, Fall: c.Probe.Fall}
+	cfg.Retries = agentwatch.Retries{Count: c.Retries.Count, Every: c.Retries.Every}
+	agents := c.Agents
+	if c.Run != nil {
+		agents = []config.OneOf{{Name: c.Name, Run: *c.Run}}
+	}
+	for _, a := range agents {
+		change := c.OnChange
+		if a.OnChange != nil {
+			change = *a.OnChange
+		}
+		agent, err := makeAgent(a, change, log)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Agents = append(cfg.Agents, agent)
+	}
+	return cfg, nil
+}
+
+// settleTime is how long the start of an agentwatch takes at the most, as far as memory goes.
+const settleTime = 5 * time.Second
+
+// agentReady reports whether every agent runs, pointed at the one to follow.
+func agentReady(s agentwatch.Snapshot) bool {
+	for _, a := range s.Agents {
+		if a.State != "running" {
+			return false
+		}
+	}
+	return len(s.Agents) > 0
+}
+
+func makeAgent(a config.OneOf, change config.OnChange, log zerolog.Logger) (agentwatch.Agent, error) {
+	log = log.With().Str("agent", a.Name).Logger()
+	agent := agentwatch.AgentDefaults()
+	agent.Name, agent.Command, agent.Env, agent.StopTimeout, agent.Overlap = a.Name, a.Run.Command, a.Run.Env, a.Run.StopTimeout, a.Run.Overlap
+	for _, f := range a.Run.Files {
+		mode, err := config.FileMode(f.Mode)
+		if err != nil {
+			return agent, err
+		}
+		agent.Files = append(agent.Files, agentwatch.File{Template: f.Template, Path: f.Path, Mode: mode, Owner: f.Owner, Validate: f.Validate})
+	}
+	agent.OnChange = agentwatch.OnChange{Action: change.Action, Exec: change.Exec, ExecTimeout: change.ExecTimeout, Splay: change.Splay}
+	if name, ok := strings.CutPrefix(change.Action, "signal:"); ok {
+		agent.OnChange.Action, agent.OnChange.Signal = agentwatch.Signal, stopSignal(name)
+	}
+	agent.New = func(command, env []string) agentwatch.Process {
+		return process.New(process.Config{
+			Command: command, Env: append(os.Environ(), env...), Dir: a.Run.Dir, User: a.Run.User,
+			StopSignal: stopSignal(a.Run.StopSignal), Output: outputOf(a.Run.Output, a.Name, log), Log: log,
+		})
+	}
+	return agent, nil
+}
+
+func agentMetrics(c *config.Agent, watch *agentwatch.Watch) api.Gauges {
+	return api.Gauges{
+		Constant: map[string]string{"cluster": c.Cluster, "agentwatch": c.Name},
+		Samples: func() []api.Sample {
+			s, n := watch.Snapshot(), watch.Counters()
+			var samples []api.Sample
+			up := 0.0
+			if s.StoreUp {
+				up = 1
+			}
+			samples = append(samples,
+				api.Sample{Name: "tanist_store_up", Help: "Whether the store answers.", Value: up},
+				api.Sample{Name: "tanist_agent_followed_term", Help: "The term that is followed.", Value: float64(s.Target.Term)},
+				api.Sample{Name: "tanist_agent_last_switch_seconds", Help: "How long the last switch took.", Value: n.LastSwitch.Seconds()},
+			)
+			counters := map[string]uint64{
+				"tanist_agent_switches_total": n.Switches, "tanist_agent_deaths_total": n.Deaths,
+				"tanist_agent_start_failures_total": n.StartFailures, "tanist_agent_stop_failures_total": n.StopFailures,
+				"tanist_agent_misses_total": n.Misses, "tanist_agent_dropped_records_total": n.Dropped,
+			}
+			help := map[string]string{
+				"tanist_agent_switches_total":        "Agents pointed at an active controller.",
+				"tanist_agent_deaths_total":          "Agents that ended by themselves.",
+				"tanist_agent_start_failures_total":  "Agents that could not be started.",
+				"tanist_agent_stop_failures_total":   "Stops of agents that could not be confirmed.",
+				"tanist_agent_misses_total":          "Rounds of retries that found no controller.",
+				"tanist_agent_dropped_records_total": "Records of the store that were older, a stranger's, or unreadable.",
+			}
+			for _, name := range slices.Sorted(maps.Keys(counters)) {
+				samples = append(samples, api.Sample{Name: name, Help: help[name], Counter: true, Value: float64(counters[name])})
+			}
+			return samples
+		},
+	}
+}

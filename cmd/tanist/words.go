@@ -1,0 +1,31 @@
+package main
+
+import (
+	"strings"
+	"unicode"
+)
+
+// clean makes a text from the store fit for a line on a terminal: what could move the cursor, or break a table, becomes a
+// blank. Whoever may write to the store is not to write to the operator's screen.
+func clean(s string) string {
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\ufffd"), func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
+	}), " ")
+}
+
+// short is clean, cut to what a column has room for.
+func short(s string) string {
+	s = clean(s)
+	if r := []rune(s); len(r) > 60 {
+		return string(r[:59]) + "…"
+	}
+	return s
+}
+
+// because adds a reason to a sentence, if there is one.
+func because(reason string) string {
+	if reason = clean(reason); reason != "" {
+		return ": " + reason
+	}
+	return ""
+}
