@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tanist/tanist/election"
+)
+
+// prober sends requests at fixed times, whether or not earlier ones were answered (an open loop: a closed one would
+// stop asking during an outage and see one failure instead of many).
+type prober struct {
+	name  string
+	every time.Duration
+	send  func(ctx context.Context, n int) (answer, error)
+
+	mu   sync.Mutex
+	seen []probe
+}
+
+// newVirtualProber writes a row through the virtual URL with each request, over a new connection, as a user who comes
+// by would; what is confirmed is noted like the agents' work.
+func newVirtualProber(url string, every time.Duration, notes *syncFile) *prober {
+	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	run := election.BootClock()
+	return &prober{name: "the virtual URL", every: every, send: func(ctx context.Context, n int) (answer, error) {
+		id := fmt.Sprintf("user-%d-%d", run, n)
+		a, err := sendWork(ctx, client, url, id)
+		if err != nil {
+			return a, err
+		}
+		return a, notes.line("%s", (confirmed{ID: id, Term: a.Term, At: election.BootClock()}).line())
+	}}
+}
+
+// newDirectProber asks one controller who it is, past the virtual URL.
+func newDirectProber(name, url string, every time.Duration) *prober {
+	client := &http.Client{Timeout: 500 * time.Millisecond, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	return &prober{name: name, every: every, send: func(ctx context.Context, _ int) (answer, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/whoami", http.NoBody)
+		if err != nil {
+			return answer{}, err
+		}
+		return ask(client, req)
+	}}
+}
+
+// maxInFlight bounds what a hung controller can pile up.
+const maxInFlight = 400
+
+// run probes until ctx ends, and returns when the last answer is in.
+func (p *prober) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, maxInFlight)
+	ticker := time.NewTicker(p.every)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			p.note(probe{Sent: election.BootClock(), Answered: election.BootClock(), Err: "too many requests without an answer"})
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			pr := probe{Sent: election.BootClock()}
+			a, err := p.send(ctx, n)
+			pr.Answered, pr.Answer = election.BootClock(), a
+			if err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				pr.Err = err.Error()
+			}
+			p.note(pr)
+		})
+	}
+}
+
+func (p *prober) note(pr probe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = append(p.seen, pr)
+}
+
+// since returns what was sent or answered at or after from.
+func (p *prober) since(from election.Instant) []probe {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var some []probe
+	for _, pr := range p.seen {
+		if pr.Answered >= from {
+			some = append(some, pr)
+		}
+	}
+	return some
+}
+
+// forget drops what was answered before from, so that a lab that is kept for days does not grow.
+func (p *prober) forget(from election.Instant) {
+	kept := p.since(from)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = kept
+}
