@@ -1,0 +1,13 @@
+# What DNS needs to answer while the default policy is deny. Give it to the anonymous token, or to the agents' tokens.dns.
+
+node_prefix "" {
+  policy = "read"
+}
+
+service_prefix "" {
+  policy = "read"
+}
+
+query_prefix "" {
+  policy = "read"
+}
