@@ -48,6 +48,14 @@ type Elector struct {
 	cooldown bool // holdOff stands whatever others do
 	hints    <-chan struct{}
 	promise  promise
+	spare    spare
+}
+
+// spare is a lease that was granted ahead, while the holder is seen stopping, so that the takeover is one request
+// shorter. Only Run's goroutine uses it.
+type spare struct {
+	lease LeaseID // empty: there is none
+	sent  Instant // from before the request that granted or last renewed it
 }
 
 // Status is what a candidate sees and decides.
@@ -101,6 +109,7 @@ func (e *Elector) Run(ctx context.Context) {
 			e.reign(ctx, tenure)
 		}
 	}
+	defer e.dropSpare(ctx)
 	for ctx.Err() == nil {
 		status, tenure := e.candidate(ctx)
 		if tenure != nil {
@@ -110,6 +119,7 @@ func (e *Elector) Run(ctx context.Context) {
 		if e.Observe != nil {
 			e.Observe(status)
 		}
+		e.keepSpare(ctx, status)
 		if status.Decision.Remove {
 			err := e.bounded(ctx, func(ctx context.Context) error {
 				return e.Backend.Delete(ctx, "active", status.Snapshot.ActiveVersion)
@@ -198,12 +208,7 @@ func (e *Elector) resume(ctx context.Context) *Tenure {
 // claim makes one attempt. If its outcome is not known it reads until it is, or until the lease could not be used
 // any more; the lease then is left to end by itself.
 func (e *Elector) claim(ctx context.Context, self Self, snap Snapshot, d Decision) (*Tenure, error) {
-	sent := e.Clock()
-	var lease LeaseID
-	err := e.bounded(ctx, func(ctx context.Context) (err error) {
-		lease, err = e.Backend.Grant(ctx, e.Timing.TTL)
-		return err
-	})
+	sent, lease, err := e.unbound(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +245,65 @@ func (e *Elector) claim(ctx context.Context, self Self, snap Snapshot, d Decisio
 		backend: e.Backend, clock: e.Clock, raw: e.Raw, timing: e.Timing, crumb: crumb, record: record,
 		until: sent.Add(e.Timing.Validity), onStoreLoss: e.OnStoreLoss, vouch: e.Vouch,
 	}, nil
+}
+
+// unbound returns a lease to claim with: the spare one, or a new one.
+func (e *Elector) unbound(ctx context.Context) (sent Instant, lease LeaseID, err error) {
+	s := e.spare
+	e.spare = spare{}
+	if s.lease != "" && e.Clock().Sub(s.sent) <= e.Timing.RenewEvery {
+		return s.sent, s.lease, nil
+	}
+	// A spare one that is older is left to end by itself: much of its validity is over.
+	return e.grant(ctx)
+}
+
+// grant gets a lease, and tells when it was asked for.
+func (e *Elector) grant(ctx context.Context) (sent Instant, lease LeaseID, err error) {
+	sent = e.Clock()
+	err = e.bounded(ctx, func(ctx context.Context) (err error) {
+		lease, err = e.Backend.Grant(ctx, e.Timing.TTL)
+		return err
+	})
+	return sent, lease, err
+}
+
+// keepSpare has a lease at hand for as long as a takeover from here is near: the holder is stopping, and this candidate is fit.
+func (e *Elector) keepSpare(ctx context.Context, seen Status) {
+	active, self := seen.Snapshot.Active, e.Self()
+	if seen.Store != nil {
+		return // what there is may soon be needed; a request more would only keep this loop waiting
+	}
+	if active == nil || active.State != StateStopping || active.Incarnation == self.Incarnation || !self.Fit || self.NoFailover {
+		e.dropSpare(ctx)
+		return
+	}
+	now := e.Clock()
+	switch {
+	case e.spare.lease == "":
+		if sent, lease, err := e.grant(ctx); err == nil {
+			e.spare = spare{lease: lease, sent: sent}
+		}
+	case now.Sub(e.spare.sent) > e.Timing.RenewEvery/2:
+		err := e.bounded(ctx, func(ctx context.Context) error {
+			return e.Backend.Renew(ctx, Renewal{Lease: e.spare.lease})
+		})
+		if err != nil {
+			e.spare = spare{}
+			return
+		}
+		e.spare.sent = now
+	}
+}
+
+// dropSpare gives the spare lease back. One attempt: it ends by itself too, and nothing is bound to it.
+func (e *Elector) dropSpare(ctx context.Context) {
+	if e.spare.lease == "" {
+		return
+	}
+	lease := e.spare.lease
+	e.spare = spare{}
+	_ = e.bounded(context.WithoutCancel(ctx), func(ctx context.Context) error { return e.Backend.Revoke(ctx, lease) })
 }
 
 // claimed finds out whether a claim whose reply was lost has been carried out. Once it was read that the role key is bound

@@ -33,9 +33,18 @@ type Store struct {
 	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
 
+	mine sync.Mutex
+	last written
+
 	closing sync.Mutex
 	closed  bool
 	running sync.WaitGroup
+}
+
+// written is what is known of the role key since this process last wrote it.
+type written struct {
+	lease   election.LeaseID
+	version election.Version
 }
 
 var _ election.Backend = (*Store)(nil)
@@ -276,7 +285,32 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	if c.Previous != "" {
 		ops = append(ops, clientv3.OpDelete(s.root+"role/"+c.Previous))
 	}
-	return s.swap(ctx, "claim", conditions, ops, election.ErrConflict)
+	at, err := s.swap(ctx, "claim", conditions, ops, election.ErrConflict)
+	s.wrote(c.Lease, at)
+	return err
+}
+
+// wrote keeps the version of the role key; zero: not known.
+func (s *Store) wrote(lease election.LeaseID, at election.Version) {
+	s.mine.Lock()
+	defer s.mine.Unlock()
+	s.last = written{lease: lease, version: at}
+}
+
+// current returns the version of the role key, from memory if this process was the last to write it. Should that be out of
+// date, then what relies on it meets a conflict.
+func (s *Store) current(ctx context.Context, lease election.LeaseID, fresh bool) (election.Version, error) {
+	s.mine.Lock()
+	last := s.last
+	s.mine.Unlock()
+	if !fresh && last.lease == lease && last.version != 0 {
+		return last.version, nil
+	}
+	e, err := s.Get(ctx, "active")
+	if err == nil && e.Lease != lease {
+		err = election.ErrLost
+	}
+	return e.Version, err
 }
 
 // version is the condition that a key has a version; zero means that it is absent, in etcd too.
@@ -284,17 +318,24 @@ func version(key string, v election.Version) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", int64(v))
 }
 
-// swap carries out one transaction, once, and answers refusal if a condition does not hold.
-func (s *Store) swap(ctx context.Context, verb string, conditions []clientv3.Cmp, ops []clientv3.Op, refusal error) error {
-	return s.once(ctx, verb, func(ctx context.Context, c *clientv3.Client) error {
+// swap carries out one transaction, once, and answers refusal if a condition does not hold, else the version that it gave to
+// what it wrote.
+func (s *Store) swap(ctx context.Context, verb string, conditions []clientv3.Cmp, ops []clientv3.Op, refusal error) (election.Version, error) {
+	var at election.Version
+	err := s.once(ctx, verb, func(ctx context.Context, c *clientv3.Client) error {
 		resp, err := c.Txn(ctx).If(conditions...).Then(ops...).
 			Else(clientv3.OpGet(s.root+"active", clientv3.WithKeysOnly())). // a refusal too is confirmed with a quorum
 			Commit()
-		if err == nil && !resp.Succeeded {
-			err = refusal
+		switch {
+		case err != nil:
+			return err
+		case !resp.Succeeded:
+			return refusal
 		}
-		return err
+		at = election.Version(resp.Header.Revision)
+		return nil
 	})
+	return at, err
 }
 
 // Publish implements [election.Backend]. It compares the version of the role key too, so that a publication that was given
@@ -313,19 +354,17 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	} else {
 		ops = append(ops, clientv3.OpDelete(s.root+"url"), clientv3.OpDelete(s.root+"role/"+a.Controller))
 	}
-	for {
-		e, err := s.Get(ctx, "active")
+	for fresh := false; ; fresh = true {
+		is, err := s.current(ctx, lease, fresh)
 		if err != nil {
 			return fmt.Errorf("cannot publish: %w", err)
 		}
-		if e.Lease != lease {
-			return fmt.Errorf("cannot publish: %w", election.ErrLost)
-		}
-		err = s.swap(ctx, "publish", []clientv3.Cmp{s.bound(id), version(s.root+"active", e.Version)}, ops, election.ErrConflict)
+		at, err := s.swap(ctx, "publish", []clientv3.Cmp{s.bound(id), version(s.root+"active", is)}, ops, election.ErrConflict)
+		s.wrote(lease, at)
 		if !errors.Is(err, election.ErrConflict) {
 			return err
 		}
-		// Another publication of this holder came between, or the lease is lost: the next look tells.
+		// Another publication of this holder came between, or the lease is lost: a look tells.
 	}
 }
 
@@ -344,7 +383,7 @@ func (s *Store) Release(ctx context.Context, lease election.LeaseID, b election.
 	if b.Controller != "" {
 		ops = append(ops, clientv3.OpDelete(s.root+"role/"+b.Controller))
 	}
-	if err := s.swap(ctx, "release", []clientv3.Cmp{s.bound(id)}, ops, election.ErrLost); err != nil {
+	if _, err := s.swap(ctx, "release", []clientv3.Cmp{s.bound(id)}, ops, election.ErrLost); err != nil {
 		return err
 	}
 	_ = s.Revoke(ctx, lease) // nothing is bound to it any more; it ends by itself too
@@ -402,7 +441,8 @@ func (s *Store) Put(ctx context.Context, p election.Put) error {
 		conditions = append(conditions, version(s.root+p.Key, *p.If))
 	}
 	ops := []clientv3.Op{clientv3.OpPut(s.root+p.Key, string(p.Value), options...)}
-	return s.swap(ctx, "put "+p.Key, conditions, ops, election.ErrConflict)
+	_, err := s.swap(ctx, "put "+p.Key, conditions, ops, election.ErrConflict)
+	return err
 }
 
 // Delete implements [election.Keys].
