@@ -233,7 +233,6 @@ func (d *driver) reach(ctx context.Context, st *state) (*kept, error) {
 				break
 			}
 		}
-		k.guardCode = -1
 		close(k.guardDead)
 	}()
 	return k, nil

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -93,7 +92,8 @@ type driver struct {
 	mu        sync.Mutex
 	starting  bool
 	launching *kept
-	tree      *kept // the last one, nil before the first start
+	tree      *kept    // the last one, nil before the first start
+	ahead     *standby // nil: none
 }
 
 // Start starts the program with env added to its environment, under a guard that kills the whole tree at the deadline
@@ -225,9 +225,15 @@ func (d *driver) launch(ctx context.Context, env []string, deadline election.Ins
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot start %s: cannot become a subreaper: %v", d.cfg.Command[0], err)
 	}
+	ahead := d.takeStandby()
+	defer func() { ahead.drop() }() // unless it has begun
+	mark := rand.Text()
+	if ahead != nil {
+		mark = ahead.mark
+	}
 	k := &kept{
-		log: d.cfg.Log, what: d.cfg.Command[0], mark: rand.Text(), guardFD: -1,
-		guardDead: make(chan struct{}), outputDone: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
+		log: d.cfg.Log, what: d.cfg.Command[0], mark: mark, guardFD: -1,
+		outputDone: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
 		poke: make(chan struct{}, 1), leave: make(chan struct{}),
 		watch: watch{patience: d.cfg.AnswerWithin, deadline: deadline, acked: deadline, killAt: election.Never},
 	}
@@ -269,17 +275,12 @@ func (d *driver) launch(ctx context.Context, env []string, deadline election.Ins
 		return fail(err)
 	}
 	closers = append(closers, null.Close)
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := controlPair()
 	if err != nil {
 		return fail(err)
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control")
-	closers = append(closers, ours.Close, theirs.Close)
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return fail(err)
-	}
-	k.conn = conn.(*net.UnixConn)
+	k.conn = conn
+	closers = append(closers, theirs.Close)
 	files := []*os.File{null, os.Stderr, os.Stderr, theirs, nil}
 	pass := func(f *os.File) int64 {
 		files = append(files, f)
@@ -317,29 +318,18 @@ func (d *driver) launch(ctx context.Context, env []string, deadline election.Ins
 	closers = append(closers, memory.Close)
 	files[specFD] = memory
 
-	self := d.cfg.Self
-	if self == "" {
-		self = "/proc/self/exe"
+	if ahead != nil && ahead.begin(files[specFD:]) == nil {
+		_ = k.conn.Close()
+		k.conn, k.guard, ahead = ahead.conn, ahead.guard, nil
+	} else {
+		if k.guard, err = d.startGuard(k.mark, files); err != nil {
+			return fail(fmt.Errorf("cannot run the guard: %v", err))
+		}
 	}
-	k.guard, err = os.StartProcess(self, []string{"tanist", "guard", "--", d.cfg.Command[0]}, &os.ProcAttr{
-		Dir: "/", Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
-		Env: []string{guardMark + "=" + k.mark, "GOGC=off", "GOMAXPROCS=2", "GOTRACEBACK=single", "GODEBUG=madvdontneed=1"},
-	})
-	if err != nil {
-		return fail(fmt.Errorf("cannot run the guard: %v", err))
-	}
-	k.guardPID = k.guard.Pid
+	k.guardPID, k.guardDead = k.guard.Pid, k.guard.dead
 	d.mu.Lock()
 	d.launching = k
 	d.mu.Unlock()
-	go func() {
-		state, err := k.guard.Wait()
-		k.guardCode = -1
-		if err == nil {
-			k.guardCode = state.ExitCode()
-		}
-		close(k.guardDead)
-	}()
 	go out.read(k.outputDone)
 	_ = theirs.Close() // lest the guard's end be hidden by our own handle
 	if err := k.greet(ctx, cmp.Or(d.startWithin, startWithin)+answerWithin); err != nil {
@@ -378,7 +368,7 @@ func (k *kept) endedWithin(d time.Duration) bool {
 	_ = k.conn.CloseWrite() // it need not wait for us
 	select {
 	case <-k.guardDead:
-		return k.guardCode == guardGone || k.guardCode == guardRefused
+		return k.guard.code == guardGone || k.guard.code == guardRefused
 	case <-time.After(d):
 		return false
 	}

@@ -42,12 +42,13 @@ const (
 // guard is the state of the guard process. Everything that its loop needs is made before the program is started, and
 // the loop runs on one thread, so that killing waits for no memory, no lock and no other goroutine.
 type guard struct {
-	spec   *spec
-	able   ability
-	hunter *hunter
-	group  *cgroup // nil: no cgroup
-	output *relay  // nil: the program writes elsewhere by itself
-	dog    *watchdog
+	spec    *spec
+	able    ability
+	steeled bool
+	hunter  *hunter
+	group   *cgroup // nil: no cgroup
+	output  *relay  // nil: the program writes elsewhere by itself
+	dog     *watchdog
 
 	timer    int
 	control  int  // -1: no sidecar
@@ -90,15 +91,22 @@ func GuardMain(args []string) int {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
 		unix.SIGALRM, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGPWR)
 
+	g := &guard{hunter: newHunter(), script: script{helperFD: -1}, control: controlFD, mainFD: -1, killAt: election.Never}
+	if os.Getenv(standbyMark) != "" {
+		g.steel()
+		if needed, err := awaitBegin(); err != nil {
+			fmt.Fprintf(os.Stderr, "tanist guard: %v\n", err)
+			return guardUsage
+		} else if !needed {
+			return guardRefused
+		}
+	}
 	spec, err := readSpec(specFD)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "tanist guard: %v (it is started by a sidecar, not by hand)\n", err)
 		return guardUsage
 	}
-	g := &guard{
-		spec: spec, script: script{helperFD: -1}, control: controlFD, listen: int(spec.listenFD), mainFD: -1,
-		deadline: election.Instant(spec.deadline), killAt: election.Never,
-	}
+	g.spec, g.listen, g.deadline = spec, int(spec.listenFD), election.Instant(spec.deadline)
 	if err := g.prepare(); err != nil {
 		return g.refuse(err)
 	}
@@ -156,7 +164,6 @@ func (g *guard) prepare() error {
 		}
 		g.able |= ableCgroup
 	}
-	g.hunter = newHunter()
 	if g.spec.sinkFD >= 0 {
 		if g.output, err = newRelay(int(g.spec.sinkFD)); err != nil {
 			return err
@@ -168,19 +175,27 @@ func (g *guard) prepare() error {
 	if g.dog != nil {
 		g.able |= ableWatchdog
 	}
-	ShedText()
-	// Rehearse, so that the pages of the kill path are in memory before they are locked there.
+	if !g.steeled {
+		g.steel()
+	}
 	if g.group != nil {
 		g.group.rehearse()
 	}
-	g.hunter.strike(unix.SIGKILL, nil)
-	g.reap()
-	g.able |= strengthen()
 	if election.BootClock() >= g.deadline {
 		return fmt.Errorf("cannot start %s: the lease deadline has passed", g.spec.argv[0])
 	}
 	g.arm()
 	return nil
+}
+
+// steel makes the guard small, and hard to hold up. It rehearses first, so that the pages of the kill path are in memory
+// when they are locked there.
+func (g *guard) steel() {
+	ShedText()
+	g.hunter.strike(unix.SIGKILL, nil)
+	g.reap()
+	g.able |= strengthen()
+	g.steeled = true
 }
 
 // start runs the program: in its own session, told to die with the guard, and in the cgroup from its first instruction.

@@ -34,11 +34,10 @@ const (
 type kept struct {
 	log        zerolog.Logger
 	conn       *net.UnixConn
-	guard      *os.Process // nil if adopted: not our child
+	guard      *guardProcess // nil if adopted: not our child
 	guardPID   int
 	guardFD    int           // pidfd of an adopted guard, else -1
 	guardDead  chan struct{} // closed when the guard has ended
-	guardCode  int           // its exit code, valid after guardDead
 	cgroupPath string
 	mark       string
 	what       string // for messages: the command's name
@@ -335,7 +334,7 @@ func (k *kept) guardEnded() {
 	select {
 	case <-k.guardDead:
 		// It says so once more by its exit code, and by having removed its state file.
-		if k.guard != nil && k.guardCode == guardGone || k.guard == nil && forgotten(k.stateDir) {
+		if k.guard != nil && k.guard.code == guardGone || k.guard == nil && forgotten(k.stateDir) {
 			k.settle()
 			return
 		}

@@ -19,6 +19,9 @@ func (s *Sidecar) lead(ctx context.Context, t *election.Tenure) (end election.En
 		verb = "took the lease up again"
 	}
 	log.Info().Str("reason", t.Reason).Msg(verb)
+	if !t.Resumed {
+		s.prepare() // while the repository is fenced, or an old lease runs out
+	}
 	s.presence.Unset("role/" + s.cfg.Name) // from here on the store writes it with the reign
 	s.board.begin(t)
 	t.OnVoid(func(d election.HolderDecision) {

@@ -29,6 +29,13 @@ type Controller interface {
 	Stop(ctx context.Context, grace time.Duration) error
 }
 
+// Preparer is a [Controller] whose start can be made faster when it is seen coming.
+type Preparer interface {
+	// Prepare does what can be done ahead of Start. It never blocks, may be called often, and binds to nothing: if no Start
+	// follows, it undoes itself.
+	Prepare()
+}
+
 // Adopter is a [Controller] that outlives its sidecar until its deadline, and can be found again.
 type Adopter interface {
 	// Adopt takes up the program that an earlier process of this sidecar started. After an error, Stop still is called, and
@@ -255,6 +262,9 @@ func (s *Sidecar) observe(seen election.Status) {
 		}
 	}
 	fit, why := s.board.fitness()
+	if a := seen.Snapshot.Active; fit && seen.Store == nil && a != nil && a.State == election.StateStopping {
+		s.prepare()
+	}
 	switch {
 	case seen.Yielding:
 		s.enter(election.StateYielding, seen.Decision.Why)
@@ -267,6 +277,13 @@ func (s *Sidecar) observe(seen election.Status) {
 		s.enter(election.StateReady, "")
 	}
 	s.bePassive()
+}
+
+// prepare makes ready for a start that is near.
+func (s *Sidecar) prepare() {
+	if p, ok := s.cfg.Controller.(Preparer); ok {
+		p.Prepare()
+	}
 }
 
 // bePassive says so to the cluster.

@@ -16,6 +16,7 @@ import (
 
 // keeper is a driver of package process.
 type keeper interface {
+	Prepare()
 	Start(ctx context.Context, env []string, deadline election.Instant) error
 	Extend(deadline election.Instant)
 	Exited() <-chan struct{}
@@ -74,6 +75,7 @@ type controller struct {
 	extends []func(deadline election.Instant)         // who else lives by the deadline
 	mu      sync.Mutex
 	now     keeper
+	next    keeper           // the driver of the next start, if it was prepared
 	last    election.Instant // deadline
 	unsure  bool             // something of an earlier process may be running
 }
@@ -84,13 +86,26 @@ func (c *controller) current() keeper {
 	return c.now
 }
 
+// Prepare makes the next Start faster.
+func (c *controller) Prepare() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next == nil {
+		c.next = c.make()
+	}
+	c.next.Prepare()
+}
+
 // Start starts the program, after it has ended what an earlier process of this sidecar may have left.
 func (c *controller) Start(ctx context.Context, env []string, deadline election.Instant) error {
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
-	now := c.make()
 	c.mu.Lock()
+	now := c.next
+	if c.next = nil; now == nil {
+		now = c.make()
+	}
 	c.now = now
 	c.mu.Unlock()
 	c.tell(deadline)
