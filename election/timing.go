@@ -128,6 +128,7 @@ type Health struct {
 	Interval, Timeout time.Duration
 	Fall              int
 	StopTimeout       time.Duration
+	Drain             time.Duration // before the stop of a planned move
 }
 
 // hop is the allowance for a transaction and a watch event of a healthy store, on a busy host.
@@ -148,7 +149,7 @@ func (t Timing) Bounds(store Traits, h Health) []Bound {
 	return []Bound{
 		{"controller exits", handOver, fmt.Sprintf("hand-over %v", handOver)},
 		{"controller fails its checks", unhealthy + h.StopTimeout + handOver, fmt.Sprintf("%d checks %v + stop at most %v + hand-over %v", h.Fall, unhealthy, h.StopTimeout, handOver)},
-		{"planned move", h.StopTimeout + handOver, fmt.Sprintf("stop at most %v + hand-over %v", h.StopTimeout, handOver)},
+		{"planned move", h.Drain + h.StopTimeout + handOver, fmt.Sprintf("drain %v + stop at most %v + hand-over %v", h.Drain, h.StopTimeout, handOver)},
 		{"host crash, sidecar killed or frozen, link cut", expiry + handOver, words + fmt.Sprintf(" + hand-over %v", handOver)},
 		{"the same while the store elects a leader", election + handOver, electionWords + fmt.Sprintf(" + hand-over %v", handOver)},
 		{"store away: the active has stopped after", t.Validity, fmt.Sprintf("validity %v (the stop begins at %v)", t.Validity, t.Validity-t.StopBudget)},

@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +75,8 @@ func startSystemd(t *testing.T) (address, units string) {
 	})
 	socket := filepath.Join(run, "systemd", "private")
 	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil { // the file is there a moment before anybody listens
+			_ = conn.Close()
 			break
 		}
 		select {

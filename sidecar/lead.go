@@ -456,6 +456,7 @@ func (r *reign) stop(ctx context.Context, why error) {
 	t.OnExtend(r.cfg.Controller.Extend)
 	defer t.OnExtend(nil)
 	background := context.WithoutCancel(ctx)
+	r.drain(why)
 	for {
 		err := r.cfg.Controller.Stop(background, grace)
 		if err == nil {
@@ -470,6 +471,33 @@ func (r *reign) stop(ctx context.Context, why error) {
 	r.history.Ended, r.history.EndedBy = time.Now().UTC(), why.Error()
 	if !r.history.When.IsZero() {
 		r.writeHistory()
+	}
+}
+
+// drain leaves a controller that is about to be stopped as planned the time to answer what has reached it, while those who
+// route to it (HAProxy, agents) learn that it is stopping. Not for one that failed, nor past what the lease allows.
+func (r *reign) drain(why error) {
+	var e *election.Ending
+	if !errors.As(why, &e) || e.Code != election.CodePlanned && e.Code != election.CodeShutdown {
+		return
+	}
+	if r.tenure.State() != election.StateStopping {
+		return // it was not published, or not taken back: nobody is to learn anything
+	}
+	end := r.cfg.Clock().Add(r.cfg.Drain)
+	for {
+		now := r.cfg.Clock()
+		left := min(end, r.tenure.Deadline()).Sub(now)
+		if left <= 0 {
+			return
+		}
+		timer := time.NewTimer(left) // the lease may have been renewed by then
+		select {
+		case <-timer.C:
+		case <-r.cfg.Controller.Exited():
+			timer.Stop()
+			return
+		}
 	}
 }
 

@@ -109,6 +109,7 @@ type Config struct {
 
 	StartTimeout  time.Duration
 	StopTimeout   time.Duration
+	Drain         time.Duration // between the end of serving, made known, and the stop of a planned end
 	YieldWait     time.Duration
 	RestartLocal  int           // restarts in place before yielding
 	RestartWithin time.Duration // within so long

@@ -223,6 +223,72 @@ func TestPlannedMove(t *testing.T) {
 	})
 }
 
+// While the holder stops, the others get ready: the takeover needs no lease to be granted then. Those who are not needed give
+// theirs back.
+func TestTakeoverIsPreparedWhileTheHolderStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b := two(t, func(c *Config) { c.StopTimeout = 30 * time.Second })
+		c := w.add("ctl-c").start()
+		w.wait(5*time.Second, "ctl-c is ready", c.is(election.StateReady))
+		a.program.set(func() { a.program.stopsIn = 15 * time.Second })
+		granted := b.client.Calls("Grant") + c.client.Calls("Grant")
+		w.request(election.Request{ID: "1", Op: "switchover", To: "ctl-b", By: "ana", Term: 1, For: time.Minute})
+		w.wait(time.Second, "ctl-a is stopping", a.is(election.StateStopping))
+		time.Sleep(10 * time.Second) // longer than any lease
+		ahead := b.client.Calls("Grant") + c.client.Calls("Grant")
+		if ahead != granted+2 {
+			t.Errorf("%d leases were granted ahead, want one to each passive", ahead-granted)
+		}
+		if n := b.program.prepared.Load(); n == 0 {
+			t.Error("ctl-b's controller was not prepared")
+		}
+		w.wait(20*time.Second, "ctl-b serves", b.is(election.StateServing))
+		if now := b.client.Calls("Grant") + c.client.Calls("Grant"); now != ahead {
+			t.Errorf("the takeover waited for %d leases more", now-ahead)
+		}
+		w.wait(5*time.Second, "ctl-c's was given back", func() bool { return c.client.Calls("Revoke") == 1 })
+		w.finish()
+	})
+}
+
+// A controller that is to move goes on answering for a while after everybody was told; one that failed does not.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b := two(t, func(c *Config) { c.Drain = 2 * time.Second })
+		took := w.outageAfter(5*time.Second, b, func() {
+			w.request(election.Request{ID: "1", Op: "switchover", To: "ctl-b", By: "ana", Term: 1, For: time.Minute})
+			w.wait(time.Second, "ctl-a is stopping", a.is(election.StateStopping))
+			time.Sleep(1900 * time.Millisecond)
+			if !w.runs("ctl-a") {
+				t.Error("ctl-a was stopped before the time to drain was over")
+			}
+		})
+		if took < 2*time.Second || took > 2250*time.Millisecond {
+			t.Errorf("the move took %v, of which drain, stop and start are 2.15 s", took)
+		}
+		if took := w.outageAfter(5*time.Second, a, func() { b.health.set("bad") }); took > 250*time.Millisecond {
+			t.Errorf("a controller that had failed was drained: %v", took)
+		}
+		w.finish()
+	})
+}
+
+// Draining ends with the lease.
+func TestLeaseLostDuringDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, _ := two(t, func(c *Config) { c.Drain = time.Minute })
+		w.request(election.Request{ID: "1", Op: "switchover", To: "ctl-b", By: "ana", Term: 1, For: time.Minute})
+		w.wait(time.Second, "ctl-a is stopping", a.is(election.StateStopping))
+		time.Sleep(20 * time.Second)
+		if !w.runs("ctl-a") {
+			t.Fatal("ctl-a was stopped although its lease was renewed")
+		}
+		a.client.Partition()
+		w.wait(4*time.Second, "ctl-a has stopped", func() bool { return !w.runs("ctl-a") })
+		w.finish()
+	})
+}
+
 // The target can't start its controller: the service comes back where it was.
 func TestPlannedMoveToOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

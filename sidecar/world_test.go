@@ -199,7 +199,11 @@ type program struct {
 	stops   atomic.Int32
 	killed  atomic.Int32
 	lastEnv []string
+
+	prepared atomic.Int32
 }
+
+func (p *program) Prepare() { p.prepared.Add(1) }
 
 type run struct {
 	exited   chan struct{}

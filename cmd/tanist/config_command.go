@@ -92,7 +92,7 @@ func printBounds(out io.Writer, c *config.Controller) error {
 		timing.RenewEvery, timing.StopBudget)
 	fmt.Fprintln(out, "At the latest, the other controller is being started so long after (its own start comes on top):")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	health := election.Health{Interval: c.Health.Interval, Timeout: c.Health.Timeout, Fall: c.Health.Fall, StopTimeout: c.Run.StopTimeout}
+	health := election.Health{Interval: c.Health.Interval, Timeout: c.Health.Timeout, Fall: c.Health.Fall, StopTimeout: c.Run.StopTimeout, Drain: c.Run.Drain}
 	for _, b := range timing.Bounds(config.Traits(c.Store), health) {
 		fmt.Fprintf(w, "  %s\t%v\t= %s\n", b.Fault, b.Max.Round(time.Millisecond), b.Parts)
 	}

@@ -404,6 +404,9 @@ func (d *decoder) checkRun(c *Controller) {
 	d.signal("run.stop_signal", r.StopSignal)
 	d.positive("run.start_timeout", r.StartTimeout)
 	d.positive("run.stop_timeout", r.StopTimeout)
+	if r.Drain < 0 {
+		d.wrong("run.drain", "it must not be less than zero")
+	}
 	d.atLeast("run.restart.local", r.Restart.Local, 0)
 	d.positive("run.restart.within", r.Restart.Within)
 	d.output("run.output", r.Output)

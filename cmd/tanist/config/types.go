@@ -135,6 +135,7 @@ type Run struct {
 	StartTimeout time.Duration     `yaml:"start_timeout"`
 	StopSignal   string            `yaml:"stop_signal"`
 	StopTimeout  time.Duration     `yaml:"stop_timeout"`
+	Drain        time.Duration     `yaml:"drain"`
 	Restart      Restart           `yaml:"restart"`
 	Output       string            `yaml:"output"`
 }
@@ -352,7 +353,7 @@ func NewController() *Controller {
 		Kind: string(KindController), Name: hostName(), Priority: 100, Store: "etcd", Etcd: etcd, Consul: consul,
 		Lease: Lease{Profile: "default"}, OnStoreLoss: "stop", Failsafe: Failsafe{Timeout: time.Second},
 		Run: Run{
-			Driver: "exec", StartTimeout: 30 * time.Second, StopSignal: "TERM", StopTimeout: 10 * time.Second,
+			Driver: "exec", StartTimeout: 30 * time.Second, StopSignal: "TERM", StopTimeout: 10 * time.Second, Drain: 25 * time.Millisecond,
 			Restart: Restart{Within: time.Minute}, Output: "inherit",
 		},
 		Health:    Health{Interval: time.Second, Timeout: 800 * time.Millisecond, Rise: 1, Fall: 3},
