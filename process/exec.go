@@ -93,7 +93,7 @@ type driver struct {
 	starting  bool
 	launching *kept
 	tree      *kept    // the last one, nil before the first start
-	ahead     *standby // nil: none
+	ahead     *spare // nil: none
 }
 
 // Start starts the program with env added to its environment, under a guard that kills the whole tree at the deadline
@@ -225,7 +225,7 @@ func (d *driver) launch(ctx context.Context, env []string, deadline election.Ins
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot start %s: cannot become a subreaper: %v", d.cfg.Command[0], err)
 	}
-	ahead := d.takeStandby()
+	ahead := d.takeSpare()
 	defer func() { ahead.drop() }() // unless it has begun
 	mark := rand.Text()
 	if ahead != nil {

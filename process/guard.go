@@ -92,7 +92,7 @@ func GuardMain(args []string) int {
 		unix.SIGALRM, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGPWR)
 
 	g := &guard{hunter: newHunter(), script: script{helperFD: -1}, control: controlFD, mainFD: -1, killAt: election.Never}
-	if os.Getenv(standbyMark) != "" {
+	if os.Getenv(spareMark) != "" {
 		g.steel()
 		if needed, err := awaitBegin(); err != nil {
 			fmt.Fprintf(os.Stderr, "tanist guard: %v\n", err)

@@ -18,16 +18,16 @@ import (
 // when it is needed. It comes up with nothing but its control socket, and is sent the rest, files included, in one message.
 
 const (
-	standbyMark = "TANIST_GUARD_STANDBY" // in the environment of a guard that is to wait for its spec
-	// standbyFor is how long a guard waits for one. The sidecar forgets it sooner, so that it is not sent one as it leaves.
-	standbyFor  = 30 * time.Second
-	standbyUse  = 20 * time.Second
-	standbyFDs  = 16 // descriptors kept free for what is sent, control socket and those before it included
-	standbyText = "go"
+	spareMark = "TANIST_GUARD_SPARE" // in the environment of a guard that is to wait for its spec
+	// spareFor is how long a guard waits for one. The sidecar forgets it sooner, so that it is not sent one as it leaves.
+	spareFor  = 30 * time.Second
+	spareUse  = 20 * time.Second
+	spareFDs  = 16 // descriptors kept free for what is sent, control socket and those before it included
+	spareText = "go"
 )
 
-// standby is a guard that waits for its spec.
-type standby struct {
+// spare is a guard that waits for its spec.
+type spare struct {
 	mark    string
 	guard   *guardProcess
 	conn    *net.UnixConn
@@ -43,15 +43,15 @@ func (d *driver) Prepare() {
 		return
 	}
 	d.ahead.drop()
-	ahead, err := d.startStandby()
+	ahead, err := d.startSpare()
 	if err != nil {
 		d.cfg.Log.Debug().Err(err).Msg("Cannot start a guard ahead")
 	}
 	d.ahead = ahead
 }
 
-// takeStandby returns the guard that was started ahead, if it can be used, else nil. The caller owns it.
-func (d *driver) takeStandby() *standby {
+// takeSpare returns the guard that was started ahead, if it can be used, else nil. The caller owns it.
+func (d *driver) takeSpare() *spare {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.ahead
@@ -63,7 +63,7 @@ func (d *driver) takeStandby() *standby {
 	return s
 }
 
-func (d *driver) startStandby() (*standby, error) {
+func (d *driver) startSpare() (*spare, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -75,11 +75,11 @@ func (d *driver) startStandby() (*standby, error) {
 	}
 	defer theirs.Close()
 	files := []*os.File{null, os.Stderr, os.Stderr, theirs}
-	for len(files) < standbyFDs {
+	for len(files) < spareFDs {
 		files = append(files, null) // keeps the Go runtime of the guard off the numbers that are needed later
 	}
-	s := &standby{mark: rand.Text(), conn: conn, started: election.BootClock()}
-	if s.guard, err = d.startGuard(s.mark, files, standbyMark+"=1"); err != nil {
+	s := &spare{mark: rand.Text(), conn: conn, started: election.BootClock()}
+	if s.guard, err = d.startGuard(s.mark, files, spareMark+"=1"); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
@@ -87,8 +87,8 @@ func (d *driver) startStandby() (*standby, error) {
 }
 
 // fresh reports whether s can be used.
-func (s *standby) fresh() bool {
-	if s == nil || election.BootClock().Sub(s.started) > standbyUse {
+func (s *spare) fresh() bool {
+	if s == nil || election.BootClock().Sub(s.started) > spareUse {
 		return false
 	}
 	select {
@@ -100,32 +100,32 @@ func (s *standby) fresh() bool {
 }
 
 // drop lets go of a guard that is not needed. It ends when it sees that.
-func (s *standby) drop() {
+func (s *spare) drop() {
 	if s != nil {
 		_ = s.conn.Close()
 	}
 }
 
 // begin sends the files of a guard that begins, numbered from specFD on.
-func (s *standby) begin(files []*os.File) error {
-	if len(files) > standbyFDs-specFD {
+func (s *spare) begin(files []*os.File) error {
+	if len(files) > spareFDs-specFD {
 		return errors.New("too many files")
 	}
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
-	_, _, err := s.conn.WriteMsgUnix([]byte(standbyText), unix.UnixRights(fds...), nil)
+	_, _, err := s.conn.WriteMsgUnix([]byte(spareText), unix.UnixRights(fds...), nil)
 	return err
 }
 
 // awaitBegin is the guard's side: it waits for the files, and puts them where a guard that was not started ahead finds
 // them. It returns false if there is nothing to do (any more).
 func awaitBegin() (bool, error) {
-	if err := unix.SetsockoptTimeval(controlFD, unix.SOL_SOCKET, unix.SO_RCVTIMEO, new(unix.NsecToTimeval(int64(standbyFor)))); err != nil {
+	if err := unix.SetsockoptTimeval(controlFD, unix.SOL_SOCKET, unix.SO_RCVTIMEO, new(unix.NsecToTimeval(int64(spareFor)))); err != nil {
 		return false, fmt.Errorf("cannot wait for what to guard: %v", err)
 	}
-	text, rights := make([]byte, 8), make([]byte, unix.CmsgSpace(4*standbyFDs))
+	text, rights := make([]byte, 8), make([]byte, unix.CmsgSpace(4*spareFDs))
 	var n, oobn int
 	for {
 		var err error
@@ -139,14 +139,14 @@ func awaitBegin() (bool, error) {
 		break
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:oobn])
-	if err != nil || len(messages) != 1 || string(text[:n]) != standbyText {
+	if err != nil || len(messages) != 1 || string(text[:n]) != spareText {
 		return false, errors.New("cannot read what to guard: the message is not one of ours")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {
 		return false, fmt.Errorf("cannot read what to guard: %v", err)
 	}
-	for i := specFD; i < standbyFDs; i++ {
+	for i := specFD; i < spareFDs; i++ {
 		if i-specFD < len(fds) {
 			err = errors.Join(err, unix.Dup3(fds[i-specFD], i, unix.O_CLOEXEC))
 			_ = unix.Close(fds[i-specFD])
