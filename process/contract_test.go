@@ -103,9 +103,13 @@ func testContract(t *testing.T, make func(t *testing.T, program string) Driver) 
 		if d.Exit() != "" {
 			t.Error("before: ", d.Exit())
 		}
-		for _, pid := range torture.Living(mark) {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
+		eventually(t, "it is killed", func() bool { // again, for what was just being forked
+			living := torture.Living(mark)
+			for _, pid := range living {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+			return len(living) == 0
+		})
 		awaitClosed(t, "exit", d.Exited())
 		if d.Exit() == "" {
 			t.Error("no word about its end")
