@@ -152,7 +152,9 @@ func Decide(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, no
 	}
 	// Whoever asks for a move away wants another to have it, also one that failed a short while ago.
 	wanted := named || (snap.Request != nil && snap.Request.Term == crumb.Term && snap.Request.To == "" && crumb.Controller != self.Name)
-	if !wanted && now < holdOff {
+	// A holder that died did not choose the moment: then even one that failed a short while ago is better than nobody.
+	died := !crumb.Clean && crumb.Controller != self.Name
+	if !wanted && !died && now < holdOff {
 		return wait(CodeHoldOff, holdOff, "%s gave the lease up and leaves it to others", self.Name)
 	}
 	if !named {

@@ -16,6 +16,9 @@ type Elector struct {
 	Clock     Clock
 	Raw       Clock         // nil: the rate of Clock is not watched; see [RawClock]
 	YieldWait time.Duration // how long a vacancy is left to others after a reign that ended with [End.Yield]
+	// FailoverInterval is how long, after such a reign, others are left to themselves whatever they do meanwhile, but for a
+	// holder that dies. Zero: both sides may fail in turns without a pause.
+	FailoverInterval time.Duration
 
 	// OnStoreLoss says what a holder does when the store can't be reached; empty is [StoreLossStop].
 	OnStoreLoss StoreLoss
@@ -44,6 +47,7 @@ type Elector struct {
 
 	seen     Sightings
 	holdOff  Instant
+	resting  Instant // the end of FailoverInterval
 	yielded  bool // since the last reign here ended, no other has been seen serving
 	cooldown bool // holdOff stands whatever others do
 	hints    <-chan struct{}
@@ -151,7 +155,7 @@ func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
 	if d.Claim || (snap.Active.Serving() && snap.Active.Incarnation != self.Incarnation) {
 		e.yielded = false
 		if !e.cooldown {
-			e.holdOff = 0 // the vacancy that was left to others is over; should they fail, this side may have another go
+			e.holdOff = e.resting // the vacancy that was left to others is over; should they fail, this side may have another go
 		}
 	}
 	status := Status{Snapshot: snap, Decision: d, Yielding: e.yielded}
@@ -365,7 +369,9 @@ func (e *Elector) reign(ctx context.Context, t *Tenure) {
 	e.yielded = true
 	e.cooldown = outcome.Cooldown
 	if outcome.Yield {
-		e.holdOff = e.Clock().Add(e.YieldWait)
+		now := e.Clock()
+		e.resting = now.Add(e.FailoverInterval)
+		e.holdOff = max(now.Add(e.YieldWait), e.resting)
 	}
 }
 

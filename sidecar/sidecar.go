@@ -107,13 +107,15 @@ type Config struct {
 	// PreFlight tells why the controller could not be started here; it is asked while passive. nil: always fit.
 	PreFlight func(ctx context.Context) error
 
-	StartTimeout  time.Duration
-	StopTimeout   time.Duration
-	Drain         time.Duration // between the end of serving, made known, and the stop of a planned end
-	YieldWait     time.Duration
-	RestartLocal  int           // restarts in place before yielding
-	RestartWithin time.Duration // within so long
-	FenceTimeout  time.Duration // how long a repository that can't be fenced is tried before the lease is given up
+	StartTimeout time.Duration
+	StopTimeout  time.Duration
+	Drain        time.Duration // between the end of serving, made known, and the stop of a planned end
+	YieldWait    time.Duration
+	// FailoverInterval: see [election.Elector].
+	FailoverInterval time.Duration
+	RestartLocal     int           // restarts in place before yielding
+	RestartWithin    time.Duration // within so long
+	FenceTimeout     time.Duration // how long a repository that can't be fenced is tried before the lease is given up
 
 	// Hook runs what the operator wants done at an event: on_active, on_passive, pre_start. An error of pre_start prevents
 	// the start. nil: nothing.
@@ -170,7 +172,7 @@ func New(cfg Config) *Sidecar {
 		},
 	}
 	s.elector = &election.Elector{
-		Backend: s.cfg.Backend, Timing: s.cfg.Timing, Clock: s.cfg.Clock, Raw: s.cfg.Raw, YieldWait: s.cfg.YieldWait,
+		Backend: s.cfg.Backend, Timing: s.cfg.Timing, Clock: s.cfg.Clock, Raw: s.cfg.Raw, YieldWait: s.cfg.YieldWait, FailoverInterval: s.cfg.FailoverInterval,
 		OnStoreLoss: s.cfg.OnStoreLoss, Vouch: s.cfg.Vouch, Resume: s.cfg.Resume,
 		Self:    s.self,
 		Record:  func() election.Active { return election.Active{URL: s.cfg.URL, API: s.cfg.API} },

@@ -223,6 +223,25 @@ func TestPlannedMove(t *testing.T) {
 	})
 }
 
+// Two sides that fail in turns pause in between, but a host's death is always answered.
+func TestFailoverInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b := two(t, func(c *Config) { c.FailoverInterval = 20 * time.Second })
+		if took := w.outageAfter(5*time.Second, b, a.program.crash); took > time.Second {
+			t.Errorf("the first failover took %v", took)
+		}
+		if took := w.outageAfter(30*time.Second, a, b.program.crash); took < 18*time.Second || took > 21*time.Second {
+			t.Errorf("the second failover took %v instead of what was left of 20 s", took)
+		}
+		time.Sleep(time.Minute)
+		w.outageAfter(5*time.Second, b, a.program.crash)
+		if took := w.outageAfter(30*time.Second, a, b.client.Partition); took > 15*time.Second {
+			t.Errorf("a death was answered only after %v", took)
+		}
+		w.finish()
+	})
+}
+
 // While the holder stops, the others get ready: the takeover needs no lease to be granted then. Those who are not needed give
 // theirs back.
 func TestTakeoverIsPreparedWhileTheHolderStops(t *testing.T) {

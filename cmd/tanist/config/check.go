@@ -101,6 +101,12 @@ func (d *decoder) positive(path string, v time.Duration) {
 	}
 }
 
+func (d *decoder) notNegative(path string, v time.Duration) {
+	if v < 0 {
+		d.wrong(path, "it must not be less than zero")
+	}
+}
+
 func (d *decoder) atLeast(path string, v, least int) {
 	if v < least {
 		d.wrong(path, "%d is less than %d", v, least)
@@ -250,6 +256,7 @@ func (d *decoder) checkController(c *Controller) {
 		d.checkRepository(c.Repository)
 	}
 	d.positive("yield_wait", c.YieldWait)
+	d.notNegative("failover_interval", c.Interval)
 	d.address("listen.http", c.Listen.HTTP)
 	d.address("listen.agent_check", c.Listen.AgentCheck)
 	switch {
@@ -404,9 +411,7 @@ func (d *decoder) checkRun(c *Controller) {
 	d.signal("run.stop_signal", r.StopSignal)
 	d.positive("run.start_timeout", r.StartTimeout)
 	d.positive("run.stop_timeout", r.StopTimeout)
-	if r.Drain < 0 {
-		d.wrong("run.drain", "it must not be less than zero")
-	}
+	d.notNegative("run.drain", r.Drain)
 	d.atLeast("run.restart.local", r.Restart.Local, 0)
 	d.positive("run.restart.within", r.Restart.Within)
 	d.output("run.output", r.Output)

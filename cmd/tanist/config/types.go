@@ -94,6 +94,7 @@ type Controller struct {
 	Health      Health        `yaml:"health"`
 	Repository  *Repository   `yaml:"repository"`
 	YieldWait   time.Duration `yaml:"yield_wait"`
+	Interval    time.Duration `yaml:"failover_interval"`
 	Hooks       Hooks         `yaml:"hooks"`
 	Listen      Listen        `yaml:"listen"`
 	StateDir    string        `yaml:"state_dir"`
