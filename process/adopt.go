@@ -1,10 +1,12 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,8 +154,16 @@ func recall(dir string) (*state, error) {
 	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() && owner != 0 {
 		return nil, fmt.Errorf("cannot believe %s: it belongs to user %d", path, owner)
 	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for an earlier run: %v", err)
+	}
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		forget(dir)
+		return nil, fmt.Errorf("%w: the host crashed since", ErrNothingToAdopt) // before the file reached the disk
+	}
 	var st state
-	if err := json.NewDecoder(f).Decode(&st); err != nil || st.Guard <= 1 || st.Tree == "" {
+	if err := json.Unmarshal(b, &st); err != nil || st.Guard <= 1 || st.Tree == "" {
 		return nil, fmt.Errorf("cannot understand %s: end what it may speak of, then remove it", path)
 	}
 	boot, err := bootID()

@@ -155,6 +155,12 @@ func TestNothingToAdopt(t *testing.T) {
 		t.Error(err)
 	}
 	cfg.StateDir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(cfg.StateDir, stateFile), make([]byte, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Adopt(t.Context(), cfg); !errors.Is(err, ErrNothingToAdopt) {
+		t.Error(err)
+	}
 	if err := os.WriteFile(filepath.Join(cfg.StateDir, stateFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -92,7 +92,7 @@ type driver struct {
 	mu        sync.Mutex
 	starting  bool
 	launching *kept
-	tree      *kept    // the last one, nil before the first start
+	tree      *kept  // the last one, nil before the first start
 	ahead     *spare // nil: none
 }
 

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +59,8 @@ func socketAddress(dir *os.File) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + socketFile}
 }
 
-// remember writes down where the guard is.
+// remember writes down where the guard is. The file is whole or not there, as seen by later processes of this boot; it need not
+// outlive the host, because the guard does not, and so nothing waits for the disk.
 func remember(dir string, k *kept) error {
 	boot, err := bootID()
 	if err != nil {
@@ -74,7 +74,11 @@ func remember(dir string, k *kept) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(filepath.Join(dir, stateFile), append(b, '\n'), 0o600)
+	path := filepath.Join(dir, stateFile)
+	if err := os.WriteFile(path+".new", append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // forget removes what remember and listen made.

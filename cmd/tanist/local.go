@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/tanist/tanist/cmd/tanist/config"
 	"github.com/tanist/tanist/election"
 )
@@ -75,7 +73,12 @@ func (m memory) Save(h election.Held) error {
 	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
 		return fmt.Errorf("cannot save the reign: %v", err)
 	}
-	if err := renameio.WriteFile(m.path, b, 0o600); err != nil {
+	// Replaced in one step, but not flushed to the disk, which would take time of a takeover: after a crash of the host it
+	// says nothing.
+	if err := os.WriteFile(m.path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("cannot save the reign: %v", err)
+	}
+	if err := os.Rename(m.path+".new", m.path); err != nil {
 		return fmt.Errorf("cannot save the reign: %v", err)
 	}
 	return nil
