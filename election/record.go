@@ -145,6 +145,14 @@ type Controller struct {
 	PID         int       `json:"pid"`
 	Since       time.Time `json:"since"`
 	LeaseTTL    string    `json:"lease_ttl,omitempty"`
+	Failure     *Failure  `json:"failure,omitempty"` // of its last reign; gone once it serves again
+}
+
+// Failure is how a reign failed.
+type Failure struct {
+	At   time.Time `json:"at"`
+	Term Term      `json:"term"`
+	Why  string    `json:"why"`
 }
 
 // Fit reports whether c is passive and able to take over.

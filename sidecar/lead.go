@@ -38,6 +38,9 @@ func (s *Sidecar) lead(ctx context.Context, t *election.Tenure) (end election.En
 		}
 		s.forget()
 		s.board.over()
+		if end.Yield {
+			s.board.fail(t.Term, end.Reason)
+		}
 		// Nothing of the reign is left; the elector releases next.
 		s.enter(election.StateYielding, end.Reason)
 		log.Info().Str("reason", end.Reason).Bool("failed_here", end.Yield).Msg("the reign is over")

@@ -97,6 +97,14 @@ func TestUnhealthy(t *testing.T) {
 			t.Errorf("the takeover took %v, want the stop time-out of 5 s and little more", took)
 		}
 		w.wait(time.Second, "ctl-a is ready", a.is(election.StateReady))
+		if f := a.sidecar.View().Status.Failure; f == nil || f.Term != 1 || !strings.Contains(f.Why, "http: 500 (3 times)") {
+			t.Errorf("the failure is not kept: %+v", f)
+		}
+		a.health.set("")
+		w.outageAfter(5*time.Second, a, b.program.crash)
+		if f := a.sidecar.View().Status.Failure; f != nil {
+			t.Errorf("the failure is still told: %+v", f)
+		}
 		w.finish()
 	})
 }

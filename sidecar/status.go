@@ -59,7 +59,7 @@ func (b *board) enter(state election.State, reason string) (now election.Control
 	b.status.State, b.status.Reason = state, reason
 	b.status.Role = election.RolePassive
 	if state == election.StateServing {
-		b.status.Role = election.RoleActive
+		b.status.Role, b.status.Failure = election.RoleActive, nil
 	}
 	if state != election.StateServing {
 		b.status.Health = "-"
@@ -73,6 +73,13 @@ func (b *board) health(words string) election.Controller {
 	defer b.mu.Unlock()
 	b.status.Health = words
 	return b.status
+}
+
+// fail records that the reign of term failed, for the next state that is entered to tell.
+func (b *board) fail(term election.Term, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Failure = &election.Failure{At: time.Now().UTC(), Term: term, Why: why}
 }
 
 func (b *board) begin(t *election.Tenure) {

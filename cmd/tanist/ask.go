@@ -253,6 +253,9 @@ func explainCommand() *cobra.Command {
 						why = "it would not take over" + because(k.Reason)
 					}
 					fmt.Fprintf(out, "%s is %s, priority %d: %s.\n", clean(k.Name), clean(string(k.State)), k.Priority, why)
+					if f := k.Failure; f != nil {
+						fmt.Fprintf(out, "  Its last reign, term %d, failed at %s%s.\n", f.Term, f.At.Local().Format(time.DateTime), because(f.Why))
+					}
 				}
 				if len(snap.Controllers) == 0 {
 					fmt.Fprintf(out, "No sidecar of %s is there: start them with `tanist sidecar -c FILE`.\n", c.Cluster)

@@ -118,6 +118,9 @@ func (d *description) table(out io.Writer, now time.Time) {
 		if c.NoFailover {
 			line("Failover", "never by itself: nofailover is set")
 		}
+		if f := c.Failure; f != nil {
+			line("Last failure", "%s ago, term %d%s", since(now, f.At), f.Term, because(f.Why))
+		}
 		line("Lease TTL", "%s", c.LeaseTTL)
 		line("Sidecar", "version %s, PID %d on %s", c.Version, c.PID, hostOf(c.Host))
 		line("Started as", "%s", c.Incarnation)
