@@ -74,6 +74,7 @@ type Status struct {
 type Ending struct {
 	Code Code
 	Why  string
+	Here bool // the fault lies with this side: another would do better
 }
 
 func (e *Ending) Error() string { return e.Why }

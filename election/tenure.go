@@ -135,7 +135,7 @@ func (t *Tenure) renew(ctx context.Context) {
 	for {
 		sent := t.clock()
 		if t.raw != nil && r.slow(sent, t.raw()) {
-			t.lose(&Ending{Code: CodeLost, Why: "the host's clock runs too slowly to count a lease on it"})
+			t.lose(&Ending{Code: CodeLost, Why: "the host's clock runs too slowly to count a lease on it", Here: true})
 			return
 		}
 		if sent >= t.ValidUntil() {

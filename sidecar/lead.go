@@ -59,7 +59,7 @@ func (s *Sidecar) lead(ctx context.Context, t *election.Tenure) (end election.En
 	case r.kept:
 		return election.End{Reason: err.Error(), Keep: true}
 	case errors.As(err, &ending):
-		return election.End{Reason: ending.Why}
+		return election.End{Reason: ending.Why, Yield: ending.Here, Cooldown: ending.Here}
 	default:
 		return election.End{
 			Reason: fmt.Sprintf("%s failed: %v", s.cfg.Name, err), Yield: true, Cooldown: r.history.When.IsZero() || s.flapping(),
