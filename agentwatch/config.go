@@ -2,6 +2,7 @@ package agentwatch
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,7 @@ type Presence interface {
 	Grant(ctx context.Context, ttl time.Duration) (election.LeaseID, error)
 	Renew(ctx context.Context, r election.Renewal) error
 	Revoke(ctx context.Context, lease election.LeaseID) error
+	Get(ctx context.Context, key string) (election.Entry, error)
 	Put(ctx context.Context, p election.Put) error
 }
 
@@ -129,10 +131,15 @@ type Config struct {
 	StateFile     string   // keeps the last known across restarts; empty: none
 	Presence      Presence // nil: no status in the store
 	PresenceTTL   time.Duration
-	// PresenceSpread: a change of status is written after a random part of it, so that a fleet that switches does not write all at once.
+	// PresenceSpread: a change of status is written one second and a random part of this after it, so that a fleet that switches
+	// neither writes all at once nor while the news of the active is still on its way to others.
 	PresenceSpread time.Duration
 	Host           string // for the status
-	Log            zerolog.Logger
+	// Self is this process, for the status: an agent's name belongs to the agentwatch that wrote it. Empty: any incarnation.
+	Self election.AgentWatch
+	// Dead reports whether a process that wrote a status is known to be gone (same host, no such process). nil: it never is.
+	Dead func(election.AgentWatch) bool
+	Log  zerolog.Logger
 
 	// What the watch reaches the world by. Zero values are the real things.
 	Dial   func(ctx context.Context, addr string) error // one TCP connection to "host:port"
@@ -147,7 +154,7 @@ func Defaults() Config {
 		Probe:       Probe{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3},
 		Retries:     Retries{Count: 10, Every: 2 * time.Second},
 		Backoff:     Backoff{Min: 500 * time.Millisecond, Max: 30 * time.Second, Reset: 30 * time.Second},
-		PresenceTTL: 15 * time.Second, PresenceSpread: 500 * time.Millisecond,
+		PresenceTTL: 15 * time.Second, PresenceSpread: 4 * time.Second,
 	}
 }
 
@@ -171,6 +178,12 @@ func (c *Config) fill() {
 	}
 	if c.Random == nil {
 		c.Random = rand.Float64
+	}
+	if c.Self.Incarnation == "" {
+		c.Self.Incarnation = crand.Text()
+	}
+	if c.Dead == nil {
+		c.Dead = func(election.AgentWatch) bool { return false }
 	}
 	if c.Host == "" {
 		c.Host, _ = os.Hostname()

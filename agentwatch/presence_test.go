@@ -2,6 +2,7 @@ package agentwatch
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,6 +154,118 @@ func TestOneLeaseForAllAgents(t *testing.T) {
 			if a, _ := status(t, s, name); a.State != "running" {
 				t.Errorf("status of %s: %+v", name, a)
 			}
+		}
+		wantNil(t, end())
+	})
+}
+
+// watchOf makes c that of one process of a host.
+func watchOf(c Config, incarnation string, pid int) Config {
+	c.Self = election.AgentWatch{Incarnation: incarnation, Home: "h1", PID: pid}
+	return c
+}
+
+func TestSecondWatchOfTheSameNameIsRefusedAndStartsNothing(t *testing.T) {
+	withStore(t, func(t *testing.T, w *world, s *electiontest.Store, c Config) {
+		_, end := w.run(t, watchOf(c, "one", 1))
+		roleKey(w, s, "a", 7)
+		sleep(time.Minute)
+		w.want(t, "0s start a@7")
+		second, err := New(watchOf(c, "two", 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := second.Run(t.Context()); !errors.Is(err, election.ErrNameTaken) {
+			t.Errorf("the second ended with %v", err)
+		}
+		if d := time.Since(began); d > 2*c.PresenceTTL+c.PresenceTTL/5+2*time.Second {
+			t.Errorf("refused after %v", d)
+		}
+		w.want(t)
+		if a, _ := status(t, s, "agt-1"); a.Watch.Incarnation != "one" || a.State != "running" {
+			t.Errorf("the status of the first is %+v", a)
+		}
+		wantNil(t, end())
+	})
+}
+
+func TestNameOfTheDeadIsTakenAtOnce(t *testing.T) {
+	withStore(t, func(t *testing.T, w *world, s *electiontest.Store, c Config) {
+		old := election.Agent{Name: "agt-1", State: "running", Watch: election.AgentWatch{Incarnation: "one", Home: "h1", PID: 1}}
+		lease, err := s.Client("h1").Grant(t.Context(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Client("h1").Put(t.Context(), election.Put{Key: "agents/agt-1", Value: old.Encode(), Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		c.Dead = func(o election.AgentWatch) bool { return o.Home == "h1" && o.PID == 1 }
+		roleKey(w, s, "a", 7)
+		_, end := w.run(t, watchOf(c, "two", 2))
+		sleep(3 * time.Second)
+		w.want(t, "0s start a@7")
+		if a, _ := status(t, s, "agt-1"); a.Watch.Incarnation != "two" || a.State != "running" {
+			t.Errorf("status %+v", a)
+		}
+		wantNil(t, end())
+	})
+}
+
+func TestNameIsTakenWhenItsLeaseEnds(t *testing.T) {
+	withStore(t, func(t *testing.T, w *world, s *electiontest.Store, c Config) {
+		old := election.Agent{Name: "agt-1", State: "running", Watch: election.AgentWatch{Incarnation: "one", Home: "h2", PID: 1}}
+		lease, err := s.Client("h1").Grant(t.Context(), 15*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Client("h1").Put(t.Context(), election.Put{Key: "agents/agt-1", Value: old.Encode(), Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		roleKey(w, s, "a", 7)
+		_, end := w.run(t, watchOf(c, "two", 2))
+		sleep(10 * time.Second)
+		w.want(t)
+		sleep(10 * time.Second)
+		if got := w.living(); len(got) != 1 {
+			t.Errorf("running: %q", got)
+		}
+		wantNil(t, end())
+	})
+}
+
+func TestStoreThatIsAwayHoldsNoAgentBackForItsName(t *testing.T) {
+	withStore(t, func(t *testing.T, w *world, s *electiontest.Store, c Config) {
+		s.Client("h2").Partition()
+		c.Presence = s.Client("h2")
+		roleKey(w, s, "a", 7)
+		_, end := w.run(t, watchOf(c, "two", 2))
+		sleep(presenceCall + time.Second)
+		if got := w.living(); len(got) != 1 {
+			t.Errorf("running: %q", got)
+		}
+		wantNil(t, end())
+	})
+}
+
+// TestChangeOfTheActiveIsCarriedBeforeTheStatus: in the second in which a fleet learns of its new active, no agent writes.
+func TestChangeOfTheActiveIsCarriedBeforeTheStatus(t *testing.T) {
+	withStore(t, func(t *testing.T, w *world, s *electiontest.Store, c Config) {
+		_, end := w.run(t, c)
+		roleKey(w, s, "a", 7)
+		sleep(time.Minute)
+		puts := s.Client("h1").Calls("Put")
+		roleKey(w, s, "b", 8)
+		sleep(calm - time.Millisecond)
+		if n := s.Client("h1").Calls("Put") - puts; n != 0 {
+			t.Errorf("%d writes at once", n)
+		}
+		sleep(c.PresenceSpread + 10*time.Millisecond)
+		if n := s.Client("h1").Calls("Put") - puts; n != 1 {
+			t.Errorf("%d writes for one switch", n)
+		}
+		if a, _ := status(t, s, "agt-1"); a.Follows != "b" {
+			t.Errorf("status %+v", a)
 		}
 		wantNil(t, end())
 	})

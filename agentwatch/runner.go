@@ -64,6 +64,7 @@ type runner struct {
 	tmpl    *templates
 	box     *mailbox
 	publish func(election.Agent)
+	hold    <-chan struct{} // closed when the agent may be started as far as its name goes; nil: at once
 
 	proc      Process // nil: nothing runs, confirmed
 	at        Target  // what proc is pointed at
@@ -102,6 +103,12 @@ func (r *runner) set(state, reason string) {
 // run works until ctx has ended, stops the agent, and returns an error only if the end of it could not be confirmed.
 func (r *runner) run(ctx context.Context) error {
 	r.set(stateWaiting, r.box.get().why)
+	if r.hold != nil {
+		select {
+		case <-r.hold:
+		case <-ctx.Done():
+		}
+	}
 	for ctx.Err() == nil {
 		wait := r.step(ctx, r.box.get())
 		var exited <-chan struct{}

@@ -73,17 +73,21 @@ func New(cfg Config) (*Watch, error) {
 	w := &Watch{cfg: cfg, agents: map[string]election.Agent{}}
 	w.snap = Snapshot{Cluster: cfg.Cluster, Store: notAsked, Action: Keep, Retries: cfg.Retries.Count}
 	if cfg.Presence != nil {
-		w.presence = newPresence(cfg.Presence, cfg.PresenceTTL, cfg.PresenceSpread, cfg.Log, cfg.Random)
+		w.presence = newPresence(&w.cfg)
 	}
 	for _, a := range cfg.Agents {
+		var hold <-chan struct{}
+		if w.presence != nil {
+			hold = w.presence.hold(a.Name)
+		}
 		tmpl, err := parseTemplates(a)
 		if err != nil {
 			return nil, err // Validate has seen it before
 		}
 		w.runners = append(w.runners, &runner{
-			cfg: &w.cfg, agent: a, tmpl: tmpl, count: &w.count, box: newMailbox(), publish: w.publish,
+			cfg: &w.cfg, agent: a, tmpl: tmpl, count: &w.count, box: newMailbox(), publish: w.publish, hold: hold,
 			log:    cfg.Log.With().Str("agent", a.Name).Logger(),
-			status: election.Agent{Name: a.Name, Host: cfg.Host},
+			status: election.Agent{Name: a.Name, Host: cfg.Host, Watch: cfg.Self},
 		})
 	}
 	return w, nil
@@ -99,18 +103,23 @@ func (w *Watch) publish(a election.Agent) {
 }
 
 // Run keeps the agents pointed at the active until ctx has ended or no controller could be reached for all the retries. Either way all
-// agents are stopped when it returns. It returns nil for the former, an [*UnreachableError] for the latter, and for both joined
-// with an error for every agent whose end could not be confirmed.
+// agents are stopped when it returns. It returns nil for the former, an [*UnreachableError] for the latter, and [election.ErrNameTaken]
+// if another live process has the name of an agent; joined with an error for every agent whose end could not be confirmed.
 func (w *Watch) Run(ctx context.Context) error {
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
 	var unreachable atomic.Bool
+	var taken error // read when status is done
 	var status sync.WaitGroup
 	present, leave := context.WithCancel(context.WithoutCancel(ctx))
 	defer leave()
 	if w.presence != nil {
-		status.Go(func() { w.presence.run(present, unreachable.Load) })
+		status.Go(func() {
+			if taken = w.presence.run(present, unreachable.Load); taken != nil {
+				cancel(taken)
+			}
+		})
 	}
 
 	errs := make([]error, len(w.runners))
@@ -132,7 +141,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	runners.Wait()
 	leave()
 	status.Wait()
-	return errors.Join(append([]error{err}, errs...)...)
+	return errors.Join(append([]error{err, taken}, errs...)...)
 }
 
 func (w *Watch) show(v *view) {

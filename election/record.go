@@ -230,6 +230,15 @@ type Agent struct {
 	Since        time.Time `json:"since"`
 	Host         string    `json:"host"`
 	PID          int       `json:"pid"`
+
+	Watch AgentWatch `json:"watch,omitzero"`
+}
+
+// AgentWatch is the process that keeps an agent.
+type AgentWatch struct {
+	Incarnation string `json:"incarnation"`
+	Home        string `json:"home"` // its host, boot and PID namespace, in which PID means something
+	PID         int    `json:"pid"`
 }
 
 // Encode returns a as one line of JSON.

@@ -24,7 +24,12 @@ type Config struct {
 	Password string
 	TLS      *tls.Config // nil with https endpoints: the system's certificate authorities
 
-	// DialTimeout bounds one attempt to connect. Zero: 3 s.
+	// Fleet: the process is one of very many that only follow, and holds no controller's lease. When all of them come (back) at once
+	// etcd needs longer for each than a sidecar could wait, and an attempt that is given up is work done in vain, for both sides:
+	// so each gets more time.
+	Fleet bool
+
+	// DialTimeout bounds one attempt to connect, and to begin a watch. Zero: 3 s, in a fleet 15 s.
 	DialTimeout time.Duration
 	// RereadEvery is how often Follow reads the role key although its watch is silent, give or take a quarter.
 	// Zero: 10 s.
@@ -35,6 +40,7 @@ type Config struct {
 
 const (
 	defaultDialTimeout = 3 * time.Second
+	fleetDialTimeout   = 15 * time.Second
 	defaultRereadEvery = 10 * time.Second
 )
 
@@ -45,6 +51,9 @@ func (c *Config) check() error {
 	}
 	if c.DialTimeout <= 0 {
 		c.DialTimeout = defaultDialTimeout
+		if c.Fleet {
+			c.DialTimeout = fleetDialTimeout
+		}
 	}
 	if c.RereadEvery <= 0 {
 		c.RereadEvery = defaultRereadEvery

@@ -47,6 +47,10 @@ func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error
 	if e.user != "" {
 		options = append(options, grpc.WithPerRPCCredentials(e))
 	}
+	silence := 2 * time.Second
+	if cfg.Fleet {
+		silence = 10 * time.Second // the role key is read again now and then, which finds a dead endpoint sooner
+	}
 	var err error
 	e.client, err = clientv3.New(clientv3.Config{
 		Context:              ctx,
@@ -54,7 +58,7 @@ func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error
 		TLS:                  cfg.TLS,
 		DialTimeout:          cfg.DialTimeout,
 		DialKeepAliveTime:    10 * time.Second, // less is not honoured by gRPC; it also bounds unacknowledged data by
-		DialKeepAliveTimeout: 2 * time.Second,  // this, through TCP_USER_TIMEOUT
+		DialKeepAliveTimeout: silence,          // this, through TCP_USER_TIMEOUT
 		MaxUnaryRetries:      1,                // one attempt; repeating is decided here
 		DialOptions:          options,
 		Logger:               zap.NewNop(),

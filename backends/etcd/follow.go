@@ -12,7 +12,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// followAttempt bounds one read of a follower.
+// followAttempt bounds the first read of a follower; those after a failure have callLimit.
 const followAttempt = 2 * time.Second
 
 // follower keeps one consumer told of the role key.
@@ -28,7 +28,11 @@ type follower struct {
 
 func (f *follower) run(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
-		resp, err := f.read(ctx)
+		limit := followAttempt
+		if failures > 0 {
+			limit = callLimit
+		}
+		resp, err := f.read(ctx, limit)
 		if ctx.Err() != nil {
 			return
 		}
@@ -55,8 +59,8 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-func (f *follower) read(ctx context.Context) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, followAttempt)
+func (f *follower) read(ctx context.Context, limit time.Duration) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return hedge(ctx, f.s, "read the role key", func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
 		return c.Get(ctx, f.s.root+"active")
@@ -136,7 +140,7 @@ func (f *follower) tail(ctx context.Context) error {
 		case <-timer.C:
 			upTo := f.upTo
 			if err := f.s.spawn(func() {
-				resp, err := f.read(ctx)
+				resp, err := f.read(ctx, followAttempt)
 				reads <- result{resp, err, upTo}
 			}); err != nil {
 				return err

@@ -26,7 +26,7 @@ import (
 
 // TestMain makes the test binary the commands of the scripts: tanist itself, and a controller.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tanist": main, "demo-controller": demoController})
+	testscript.Main(m, map[string]func(){"tanist": main, "demo-controller": demoController, "fleet-member": fleetMember})
 }
 
 // demoController is a controller that serves at its argument until it is told to end.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/tanist/tanist/agentwatch"
 	"github.com/tanist/tanist/api"
 	"github.com/tanist/tanist/cmd/tanist/config"
+	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/process"
 )
 
@@ -60,7 +62,17 @@ func runAgentwatch(ctx context.Context, l *config.Loaded, log zerolog.Logger) (e
 	}
 	cfg.Source, cfg.Host = backend, host
 	if c.Presence {
+		home, err := hostID()
+		if err != nil {
+			return err
+		}
 		cfg.Presence = backend
+		cfg.Self = election.AgentWatch{Incarnation: rand.Text(), Home: home, PID: os.Getpid()}
+		alive := processAlive(home)
+		cfg.Dead = func(other election.AgentWatch) bool {
+			alive, known := alive(election.Controller{Host: other.Home, PID: other.PID})
+			return known && !alive
+		}
 	}
 	watch, err := agentwatch.New(cfg)
 	if err != nil {
@@ -97,6 +109,9 @@ func runAgentwatch(ctx context.Context, l *config.Loaded, log zerolog.Logger) (e
 	others.Wait()
 	if _, unreachable := errors.AsType[*agentwatch.UnreachableError](err); unreachable {
 		return &exitError{exitStore, err}
+	}
+	if errors.Is(err, election.ErrNameTaken) {
+		return exit(exitConfig, "name: %v: another live agentwatch of cluster %s has it: give the agent of this one another name, or end that one", clean(err.Error()), c.Cluster)
 	}
 	return err
 }

@@ -73,7 +73,7 @@ func openStore(c storeConfig, log zerolog.Logger) (store, error) {
 		}
 		s, err := etcd.Open(etcd.Config{
 			Cluster: c.Cluster, Prefix: c.Etcd.Prefix, Endpoints: c.Etcd.Endpoints, Username: c.Etcd.Username,
-			Password: password, TLS: trust, Log: log,
+			Password: password, TLS: trust, Fleet: c.Agents, Log: log,
 		})
 		if err != nil {
 			return nil, exit(exitConfig, "%v", err)

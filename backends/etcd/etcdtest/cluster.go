@@ -232,6 +232,9 @@ func (c *Cluster) WaitHealthy(tb testing.TB) {
 // Len returns the number of members.
 func (c *Cluster) Len() int { return len(c.members) }
 
+// PID returns the process of a member that runs.
+func (c *Cluster) PID(i int) int { return c.members[i].cmd.Process.Pid }
+
 // Addr returns host:port of a member, for clients.
 func (c *Cluster) Addr(i int) string { return c.members[i].client }
 
