@@ -154,7 +154,7 @@ func Defaults() Config {
 		Probe:       Probe{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3},
 		Retries:     Retries{Count: 10, Every: 2 * time.Second},
 		Backoff:     Backoff{Min: 500 * time.Millisecond, Max: 30 * time.Second, Reset: 30 * time.Second},
-		PresenceTTL: 15 * time.Second, PresenceSpread: 4 * time.Second,
+		PresenceTTL: 20 * time.Second, PresenceSpread: 4 * time.Second,
 	}
 }
 

@@ -51,6 +51,13 @@ func TestDecisionTable(t *testing.T) {
 	if got != string(want) {
 		t.Errorf("the table has changed (go test -update, and look at the difference):\n%s", got)
 	}
+	page, err := os.ReadFile("../docs/agents.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), "\n"+got) {
+		t.Error("docs/agents.md has another table: copy the golden file there")
+	}
 }
 
 // The rules that the rows have to obey, whatever the table looks like.

@@ -118,7 +118,10 @@ func (p *presence) run(ctx context.Context, last func() bool) error {
 			said = ""
 			p.log.Info().Msg("the agents' status is in the store again")
 		}
-		next := p.ttl/3 - time.Duration(p.random()*float64(p.ttl)/12)
+		next := p.ttl/2 - time.Duration(p.random()*float64(p.ttl)/8)
+		if err != nil {
+			next /= 3
+		}
 		poke := p.poke
 		if err != nil {
 			poke = nil // what failed a moment ago is not tried with every change

@@ -32,7 +32,7 @@ type Config struct {
 	// DialTimeout bounds one attempt to connect, and to begin a watch. Zero: 3 s, in a fleet 15 s.
 	DialTimeout time.Duration
 	// RereadEvery is how often Follow reads the role key although its watch is silent, give or take a quarter.
-	// Zero: 10 s.
+	// Zero: 10 s, in a fleet 20 s.
 	RereadEvery time.Duration
 
 	Log zerolog.Logger
@@ -42,6 +42,7 @@ const (
 	defaultDialTimeout = 3 * time.Second
 	fleetDialTimeout   = 15 * time.Second
 	defaultRereadEvery = 10 * time.Second
+	fleetRereadEvery   = 20 * time.Second
 )
 
 // check fills in the defaults, and refuses what can't work.
@@ -57,6 +58,9 @@ func (c *Config) check() error {
 	}
 	if c.RereadEvery <= 0 {
 		c.RereadEvery = defaultRereadEvery
+		if c.Fleet {
+			c.RereadEvery = fleetRereadEvery
+		}
 	}
 	if c.Cluster == "" || strings.Contains(c.Cluster, "/") {
 		return fmt.Errorf("cannot use the cluster name %q: it must be one path element, not empty and without a slash", c.Cluster)

@@ -84,8 +84,12 @@ func (s *Store) watch(ctx context.Context, keys ...watched) (*watch, error) {
 // endpoint has become the preferred one.
 func (s *Store) attend(w *watch) {
 	conn := w.endpoint.client.ActiveConnection()
+	look := stay
+	if len(s.endpoints) == 1 {
+		look = time.Hour // there is no other to prefer
+	}
 	for {
-		check, cancel := context.WithTimeout(w.ctx, stay)
+		check, cancel := context.WithTimeout(w.ctx, look)
 		changed := conn.WaitForStateChange(check, connectivity.Ready)
 		cancel()
 		switch {

@@ -120,7 +120,7 @@ func fleetMember() {
 		cfg.Cluster, cfg.Host, cfg.Source, cfg.Presence, cfg.Log = c.Cluster, "h", backend, backend, zerolog.Nop()
 		// There is no controller: this is about the store.
 		cfg.Dial = func(context.Context, string) error { return errors.New("there is no controller") }
-		cfg.Retries.Count = 0
+		cfg.Retries.Count, cfg.Probe.Interval = 0, 10*time.Second // as docs/agents.md advises for fleets
 		for j := range agents {
 			a := agentwatch.AgentDefaults()
 			a.Name = fmt.Sprintf("agt-%d-%d", first+i, j)
@@ -297,7 +297,7 @@ func TestFleetFollows(t *testing.T) {
 	long := os.Getenv("TANIST_LONG") != ""
 	n, rounds, settle, steady := 50, 2, 200*time.Millisecond, time.Second
 	if long {
-		n, rounds, settle, steady = 5000, 10, 7*time.Second, 20*time.Second
+		n, rounds, settle, steady = 5000, 10, 12*time.Second, 20*time.Second
 	}
 	if v, err := strconv.Atoi(os.Getenv("TANIST_FLEET")); err == nil {
 		n = v
@@ -330,7 +330,9 @@ func TestFleetFollows(t *testing.T) {
 				processes = 1
 			}
 			f := startFleet(t, kind, url, n, processes)
+			began := time.Now()
 			f.wait(t, term, 2*time.Minute)
+			t.Logf("all come at once: all follow after %v", time.Since(began).Round(time.Millisecond))
 			time.Sleep(settle)
 			etcdPID := servers.PID(0)
 			before, _ := used(t, f.pids()...)
