@@ -305,9 +305,6 @@ func (f *Fence) log(r Report) {
 // Close shuts the program's role out of the repository, at the end of the reign of term: the next one then finds
 // nothing to wait for. If a later term has begun, nothing is left to do, and that is no error.
 func (f *Fence) Close(ctx context.Context, term election.Term) error {
-	if gate := f.delivery.Gate; gate != nil {
-		gate.Shut()
-	}
 	var closed bool
 	err := f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, "SELECT tanist.close($1, $2)", f.cfg.Cluster, int64(term)).Scan(&closed)

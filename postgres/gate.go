@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bufio"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -12,7 +11,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,13 +27,20 @@ import (
 // GateConfig describes a [Gate].
 type GateConfig struct {
 	// Listen is where the program connects to: a loopback address with a port ("127.0.0.1:6432") or "unix:" and a path that ends in
-	// .s.PGSQL.PORT. The socket is for the gate's own user only.
+	// .s.PGSQL.PORT. The socket is for its Owner only.
 	Listen string
-	// DSN tells where the repository is, and with which TLS settings. Its login is not used.
+	// Owner is who may connect to the socket, if not this process's own user.
+	Owner *Owner
+	// DSN tells where the repository is, and with which TLS settings. Its login is not used, and is better not in it: see [WithoutLogin].
 	DSN string
+	// Role and Secret are how the program is logged in at the repository: those of one term.
+	Role, Secret string
 	// Password is what the program says. It never changes, and is of no use at the repository. It must be set for an address,
 	// because anybody on the host can connect there; with a socket it may be empty, and is then not asked for.
 	Password string
+	// Deadline returns the instant from which on nothing may pass. It may move on until it has passed. It is asked before every
+	// chunk, from any goroutine, and must not block.
+	Deadline func() election.Instant
 	// Clock is the clock of the deadline. Nil: [election.BootClock].
 	Clock election.Clock
 	// Connect bounds the log-in at the repository. Zero: 10 s.
@@ -44,27 +49,22 @@ type GateConfig struct {
 }
 
 // Gate is a listener for programs whose repository password is fixed. The program logs in here with that password; the
-// gate logs in at the repository with the secret of the term, and passes on what both say until its deadline.
+// gate logs in at the repository with the secret of the term, and passes on what both say until its deadline. A gate is for one term.
 //
 // What the gate adds is promptness: from the deadline on nothing passes from this host, chunk by chunk, also when the
 // gate itself was stopped in between and goes on later. It is not the fence: between a look at the clock and the write that
 // follows there is a gap, and behind the write there are buffers. That no statement of an older term commits is the promise of
 // [Fence.Raise] alone.
-//
-// All methods may be called from any goroutine.
 type Gate struct {
 	cfg      GateConfig
 	upstream *pgconn.Config
 	network  string
 	address  string
-	deadline atomic.Int64 // election.Instant
+	over     atomic.Bool // the deadline was seen to have passed; there is no way back
 
+	relay    *relay
 	mu       sync.Mutex
-	role     string
-	secret   string
-	term     int // changes whenever role and secret do
 	sessions map[*session]struct{}
-	extended chan struct{}
 }
 
 // session is one connection of the program. Its fields are guarded by the gate's mutex, except that serve, which sets them,
@@ -75,10 +75,12 @@ type session struct {
 	pid    uint32
 	key    []byte
 	config *pgconn.Config
+	remote string // address of the very server
 	ended  bool
 }
 
-// end closes both sides. If it is hard, what is still in the sockets' buffers is not sent any more. The mutex is held.
+// end closes both sides. If it is hard, what is still in the sockets' buffers is not sent any more. The mutex is held. It
+// has no effect on sockets that the relay has.
 func (s *session) end(hard bool) {
 	s.ended = true
 	for _, c := range []net.Conn{s.client, s.server} {
@@ -106,7 +108,7 @@ func (g *Gate) end(s *session) {
 	s.end(false)
 }
 
-// NewGate checks the configuration. Until [Gate.Admit] and [Gate.Extend] have been called nobody is let through.
+// NewGate checks the configuration.
 func NewGate(cfg GateConfig) (*Gate, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = election.BootClock
@@ -114,7 +116,7 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	if cfg.Connect == 0 {
 		cfg.Connect = 10 * time.Second
 	}
-	g := &Gate{cfg: cfg, network: "tcp", address: cfg.Listen, sessions: map[*session]struct{}{}, extended: make(chan struct{}, 1)}
+	g := &Gate{cfg: cfg, network: "tcp", address: cfg.Listen, sessions: map[*session]struct{}{}}
 	if path, ok := strings.CutPrefix(cfg.Listen, "unix:"); ok {
 		g.network, g.address = "unix", path
 	} else {
@@ -131,51 +133,9 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	}
 	var err error
 	if g.upstream, err = pgconn.ParseConfig(cfg.DSN); err != nil {
-		return nil, fmt.Errorf("cannot read the repository's connection string: %s", unquoted(err))
+		return nil, fmt.Errorf("cannot read the repository's connection string: %s", Unquoted(err))
 	}
 	return g, nil
-}
-
-// Admit lets the program through as role with secret, from now on and until the deadline. Connections of an earlier
-// Admit are closed.
-func (g *Gate) Admit(role, secret string) {
-	g.mu.Lock()
-	g.role, g.secret = role, secret
-	g.term++
-	g.mu.Unlock()
-	g.closeAll()
-}
-
-// Extend moves the deadline. A deadline that has passed is final for the connections that there were.
-func (g *Gate) Extend(deadline election.Instant) {
-	if g.past() {
-		g.closeAll() // a gate that was stopped may hear of the new one before it has noticed the old one
-	}
-	g.deadline.Store(int64(deadline))
-	select {
-	case g.extended <- struct{}{}:
-	default:
-	}
-}
-
-// Shut forgets the secret and closes all connections.
-func (g *Gate) Shut() { g.Admit("", "") }
-
-// Follow extends the deadline by every line of r, each an [election.Instant] in decimal, until r ends. After that
-// the last deadline holds: a sidecar that dies does not take the program's connections with it before the time is up.
-func (g *Gate) Follow(r io.Reader) error {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		n, err := strconv.ParseInt(strings.TrimSpace(lines.Text()), 10, 64)
-		if err != nil {
-			return fmt.Errorf("cannot follow the deadline: %v", err)
-		}
-		g.Extend(election.Instant(n))
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("cannot follow the deadline: %v", err)
-	}
-	return nil
 }
 
 func (g *Gate) closeAll() {
@@ -186,8 +146,20 @@ func (g *Gate) closeAll() {
 	}
 }
 
+// left returns how long it is until the deadline; 0 once it has passed.
+func (g *Gate) left() time.Duration {
+	left := g.cfg.Deadline().Sub(g.cfg.Clock())
+	if left <= 0 {
+		g.over.Store(true)
+	}
+	if g.over.Load() {
+		return 0
+	}
+	return left
+}
+
 // past reports whether the deadline has passed.
-func (g *Gate) past() bool { return g.cfg.Clock() >= election.Instant(g.deadline.Load()) }
+func (g *Gate) past() bool { return g.left() == 0 }
 
 // Run listens until ctx ends; ready, if not nil, is told the address. All connections are closed when it returns.
 func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
@@ -208,6 +180,14 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	if err != nil {
 		return fmt.Errorf("cannot open the gate: %v", err)
 	}
+	if o := g.cfg.Owner; o != nil && g.network == "unix" {
+		if err := os.Chown(g.address, o.UID, o.GID); err != nil {
+			return errors.Join(fmt.Errorf("cannot open the gate: %v", err), listener.Close())
+		}
+	}
+	if g.relay, err = newRelay(g.past, g.left); err != nil {
+		return errors.Join(fmt.Errorf("cannot open the gate: %v", err), listener.Close())
+	}
 	if ready != nil {
 		ready(listener.Addr())
 	}
@@ -216,6 +196,7 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	running.Go(func() { g.watch(ctx) })
+	defer g.relay.close()
 	defer g.closeAll()
 	defer context.AfterFunc(ctx, func() { _ = listener.Close(); g.closeAll() })()
 	for {
@@ -238,24 +219,14 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	}
 }
 
-// watch closes all connections when the deadline passes, idle ones too.
+// watch closes all connections when the deadline has passed, idle ones too.
 func (g *Gate) watch(ctx context.Context) {
-	for {
-		left := election.Instant(g.deadline.Load()).Sub(g.cfg.Clock())
-		if left <= 0 {
-			g.closeAll()
-			left = time.Hour
-		}
-		timer := time.NewTimer(min(left, time.Hour))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+	for left := g.left(); left > 0; left = g.left() {
+		if sleep(ctx, min(left, time.Second)) != nil {
 			return
-		case <-timer.C:
-		case <-g.extended:
-			timer.Stop()
 		}
 	}
+	g.closeAll()
 }
 
 // The first message of a connection is one of these, by the number after its length.
@@ -297,11 +268,40 @@ func (g *Gate) serve(ctx context.Context, client net.Conn) {
 		return
 	}
 	_ = client.SetDeadline(time.Time{})
-	var up sync.WaitGroup
-	up.Go(func() { defer g.end(s); g.pass(s.server, s.client) })
-	defer up.Wait()
-	defer g.end(s)
-	g.pass(s.client, s.server)
+	g.mu.Lock()
+	ended := s.ended
+	from, to := -1, -1
+	if !ended {
+		from, to = sockets(s.client, s.server)
+	}
+	g.mu.Unlock()
+	switch {
+	case ended:
+	case from >= 0:
+		g.relay.pass(from, to)
+	default: // TLS, most likely
+		var up sync.WaitGroup
+		up.Go(func() { defer g.end(s); g.pass(s.server, s.client) })
+		g.pass(s.client, s.server)
+		g.end(s)
+		up.Wait()
+	}
+}
+
+// sockets takes the sockets out of two connections, or returns -1 if one of them is more than a socket.
+func sockets(client, server net.Conn) (from, to int) {
+	if _, ok := server.(*tls.Conn); ok {
+		return -1, -1
+	}
+	var err error
+	if to, err = raw(server); err != nil {
+		return -1, -1
+	}
+	if from, err = raw(client); err != nil {
+		_ = syscall.Close(to)
+		return -1, -1
+	}
+	return from, to
 }
 
 // greet reads the first messages of a client, answers what is answered here, and returns the one that asks for a session.
@@ -380,17 +380,14 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 			return err
 		}
 	}
-	g.mu.Lock()
-	role, secret, term := g.role, g.secret, g.term
-	g.mu.Unlock()
-	if role == "" || g.past() {
+	if g.past() {
 		return errNotActive
 	}
 	if startup.Parameters["replication"] != "" {
 		return errors.New("replication does not go through the gate")
 	}
 	cfg := g.upstream.Copy()
-	cfg.User, cfg.Password = role, secret
+	cfg.User, cfg.Password = g.cfg.Role, g.cfg.Secret
 	if cfg.Database = startup.Parameters["database"]; cfg.Database == "" {
 		cfg.Database = startup.Parameters["user"]
 	}
@@ -418,8 +415,8 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 		return errors.New("the gate lost the repository")
 	}
 	g.mu.Lock()
-	s.server, s.pid, s.key, s.config = hijacked.Conn, hijacked.PID, hijacked.SecretKey, hijacked.Config
-	over := g.term != term || s.ended
+	s.server, s.pid, s.key, s.config, s.remote = hijacked.Conn, hijacked.PID, hijacked.SecretKey, hijacked.Config, hijacked.Conn.RemoteAddr().String()
+	over := s.ended
 	g.mu.Unlock()
 	if over || g.past() {
 		_ = hijacked.Conn.Close() // ended before it had this one
@@ -473,20 +470,20 @@ func (g *Gate) cancel(key []byte) {
 		return
 	}
 	g.mu.Lock()
-	var server net.Conn
+	var server string
 	var config *pgconn.Config
 	for s := range g.sessions {
 		if s.server != nil && s.pid == binary.BigEndian.Uint32(key) && subtle.ConstantTimeCompare(s.key, key[4:]) == 1 {
-			server, config = s.server, s.config
+			server, config = s.remote, s.config
 		}
 	}
 	g.mu.Unlock()
-	if server == nil {
+	if config == nil {
 		return
 	}
 	network, address := pgconn.NetworkAddress(config.Host, config.Port)
 	if network == "tcp" {
-		address = server.RemoteAddr().String() // the very server, if the name has several
+		address = server // the very server, if the name has several
 	}
 	dialer := net.Dialer{Timeout: g.cfg.Connect}
 	conn, err := dialer.DialContext(context.Background(), network, address)
@@ -501,9 +498,6 @@ func (g *Gate) cancel(key []byte) {
 		_, _ = conn.Read(make([]byte, 1)) // the server closes it when it has done it
 	}
 }
-
-// chunk is how much is passed on between two looks at the clock.
-const chunk = 32 << 10
 
 // pass copies from src to dst until one of them ends or the deadline has passed. It is never left to the kernel
 // (splice) or to io.Copy: a gate that was stopped and goes on after its deadline must not pass on what it holds.

@@ -20,9 +20,9 @@ import (
 // application is what pg_stat_activity shows of a sidecar.
 const application = "tanist-sidecar"
 
-// unquoted is an error of the library without what stands between backticks in it. There it quotes the connection string,
-// and it does not find the password in every one that it can't read.
-func unquoted(err error) string {
+// Unquoted is the text of an error of the library pgx without what stands between backticks in it. There it quotes the connection
+// string, and it does not find the password in every one that it can't read.
+func Unquoted(err error) string {
 	text := err.Error()
 	if first, last := strings.Index(text, "`"), strings.LastIndex(text, "`"); first < last {
 		text = text[:first] + "it" + text[last+1:]
@@ -35,7 +35,7 @@ func unquoted(err error) string {
 func parse(dsn string, statement time.Duration) (*pgx.ConnConfig, error) {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the repository's connection string: %s", unquoted(err))
+		return nil, fmt.Errorf("cannot read the repository's connection string: %s", Unquoted(err))
 	}
 	// One statement is one message. With the extended protocol a client that stops between two messages leaves a
 	// transaction open, and with it the lock of the fence.

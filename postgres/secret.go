@@ -20,7 +20,8 @@ type Secret struct {
 	Passfile string      // path of a password file in libpq's format; PGPASSFILE is set to it
 	File     *SecretFile // a file of the program's own format
 
-	Gate *Gate // a listener that logs in for the program, and is told the secret instead of it
+	// Gate is told the role and the secret instead of the program, for a [Gate] that is started with the program.
+	Gate func(role, secret string)
 
 	// Owner is who the files belong to, if not the sidecar's own user. The files are readable by the owner alone.
 	Owner *Owner
@@ -94,7 +95,7 @@ func (d *delivery) deliver(v values) ([]string, error) {
 		}
 		return []string{"PGPASSFILE=" + d.Passfile}, nil
 	case d.Gate != nil:
-		d.Gate.Admit(v.Role, v.Secret)
+		d.Gate(v.Role, v.Secret)
 		return nil, nil
 	default:
 		var b bytes.Buffer

@@ -20,6 +20,12 @@
 // comes after it, from a sidecar that was frozen, changes nothing. When the sidecar dies the guard keeps the program until
 // the deadline, for a restarted sidecar may [Adopt] it; without a deadline ([election.Never], for agents) it ends it at once.
 //
+// # A companion
+//
+// What serves the program, and must go on serving it without the sidecar but not past the deadline, is a [Companion]: the guard starts it
+// before the program and ends it after it, or with it. It reads the deadline from memory that it shares with the guard, so that
+// it can look before everything it does, also when guard and sidecar are frozen.
+//
 // # Drivers
 //
 // [Exec] keeps a program that stays in the foreground, [Script] one that is started and stopped by commands, [Systemd] a

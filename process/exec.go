@@ -94,6 +94,7 @@ type driver struct {
 	launching *kept
 	tree      *kept  // the last one, nil before the first start
 	ahead     *spare // nil: none
+	companion *Companion
 }
 
 // Start starts the program with env added to its environment, under a guard that kills the whole tree at the deadline
@@ -311,6 +312,18 @@ func (d *driver) launch(ctx context.Context, env []string, deadline election.Ins
 		s.listenFD = pass(l)
 		k.stateDir = s.stateDir
 	}
+	d.mu.Lock()
+	c := d.companion
+	d.mu.Unlock()
+	if c != nil {
+		input, err := memoryFile("input", c.Input)
+		if err != nil {
+			return fail(err)
+		}
+		closers = append(closers, input.Close)
+		s.inputFD, s.companionEnv = pass(input), slices.Concat(c.Env, []string{treeMark + "=" + k.mark})
+		s.companion = append([]string{"tanist"}, c.Args...)
+	}
 	memory, err := memoryFile("spec", s.encode())
 	if err != nil {
 		return fail(err)
@@ -422,7 +435,7 @@ func (k *kept) greet(ctx context.Context, within time.Duration) error {
 func (d *driver) spec(k *kept, extra []string, deadline election.Instant) (*spec, error) {
 	s := &spec{
 		dir: d.cfg.Dir, uid: -1, gid: -1, stopSignal: int64(d.cfg.StopSignal), deadline: int64(deadline), tree: k.mark,
-		sinkFD: -1, listenFD: -1, outFD: -1, errFD: -1,
+		sinkFD: -1, listenFD: -1, outFD: -1, errFD: -1, inputFD: -1,
 		watchdog: int64(d.cfg.Watchdog), watchdogPath: d.cfg.WatchdogPath, watchdogTimeout: int64(d.cfg.WatchdogTimeout),
 	}
 	if s.stopSignal == 0 {

@@ -70,10 +70,11 @@ type guard struct {
 	saidLeft election.Instant
 
 	script script           // of the script driver
+	beside companion        // what runs beside the program
 	quiet  election.Instant // since when the cgroup of the unit is empty, 0 if it is not
 
 	in, out [recordMax]byte
-	polled  [8]unix.PollFd
+	polled  [9]unix.PollFd
 }
 
 // GuardMain is the guard: what `tanist guard` runs. It is started by the drivers of this package only, as a re-executed
@@ -91,7 +92,7 @@ func GuardMain(args []string) int {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
 		unix.SIGALRM, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGPWR)
 
-	g := &guard{hunter: newHunter(), script: script{helperFD: -1}, control: controlFD, mainFD: -1, killAt: election.Never}
+	g := &guard{hunter: newHunter(), script: script{helperFD: -1}, beside: companion{fd: -1}, control: controlFD, mainFD: -1, killAt: election.Never}
 	if os.Getenv(spareMark) != "" {
 		g.steel()
 		if needed, err := awaitBegin(); err != nil {
@@ -134,6 +135,7 @@ func readSpec(fd int) (*spec, error) {
 }
 
 func (g *guard) refuse(err error) int {
+	g.beside.abandon()
 	g.say(record{kind: kindRefused, text: err.Error()})
 	if g.group != nil {
 		_ = removeCgroup(g.spec.cgroup)
@@ -201,6 +203,9 @@ func (g *guard) steel() {
 // start runs the program: in its own session, told to die with the guard, and in the cgroup from its first instruction.
 func (g *guard) start() error {
 	s := g.spec
+	if err := g.accompany(); err != nil {
+		return err
+	}
 	if s.mode == modeUnit {
 		return nil // the service manager starts it, once we are ready to end it
 	}
@@ -234,10 +239,9 @@ func (g *guard) start() error {
 // spawn starts a program in the tree.
 func (g *guard) spawn(argv []string, files []uintptr) (pid, pidfd int, err error) {
 	s := g.spec
-	pidfd = -1
 	attr := &syscall.ProcAttr{
 		Dir: s.dir, Env: s.env, Files: files,
-		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &pidfd},
+		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	if s.uid >= 0 {
 		cred := &syscall.Credential{Uid: uint32(s.uid), Gid: uint32(s.gid)}
@@ -250,16 +254,23 @@ func (g *guard) spawn(argv []string, files []uintptr) (pid, pidfd int, err error
 		}
 		attr.Sys.Credential = cred
 	}
+	return g.spawnAs(argv[0], argv, attr)
+}
+
+// spawnAs starts what attr describes, in the tree's cgroup if there is one.
+func (g *guard) spawnAs(file string, argv []string, attr *syscall.ProcAttr) (pid, pidfd int, err error) {
+	pidfd = -1
+	attr.Sys.PidFD = &pidfd
 	if g.group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, g.group.dir
 	}
-	pid, err = syscall.ForkExec(argv[0], argv, attr)
+	pid, err = syscall.ForkExec(file, argv, attr)
 	if err != nil && g.group != nil && cgroupRefused(err) {
 		attr.Sys.UseCgroupFD = false
-		if pid, err = syscall.ForkExec(argv[0], argv, attr); err == nil {
+		if pid, err = syscall.ForkExec(file, argv, attr); err == nil {
 			g.able &^= ableCgroup
 			g.group = nil
-			_ = removeCgroup(s.cgroup)
+			_ = removeCgroup(g.spec.cgroup)
 		}
 	}
 	if err != nil {
@@ -296,11 +307,16 @@ func (g *guard) loop() int {
 			g.strike()
 		}
 		left := g.reap()
+		g.judgeCompanion(now)
 		if g.spec.mode == modeScript {
 			g.script.settle(g, now)
 		}
 		g.sayExited()
-		if !left && !g.populated() && g.over(now) {
+		switch {
+		case left && !g.lonely():
+		case left:
+			g.beside.dismiss(g, now)
+		case !g.populated() && g.over(now):
 			return g.finish()
 		}
 		if g.killing {
@@ -339,6 +355,7 @@ func (g *guard) startKilling(why cause, due election.Instant) {
 		return
 	}
 	g.killing, g.cause, g.due = true, why, due
+	g.beside.tell(0)
 	g.say(record{kind: kindKilling, a: int64(why)})
 }
 
@@ -385,6 +402,8 @@ func (g *guard) reap() bool {
 		switch {
 		case pid == g.mainPID && !g.exited:
 			g.ended(status)
+		case pid == g.beside.pid:
+			g.beside.reaped()
 		case g.spec.mode == modeScript:
 			g.script.reaped(g, pid, status)
 		}
@@ -404,11 +423,14 @@ func (g *guard) ended(status unix.WaitStatus) {
 	}
 	if g.stopping {
 		// The stop signal went to the main process's group. What had left it hears of the stop now.
-		g.hunter.strike(unix.Signal(g.spec.stopSignal), g.notHelper)
+		g.hunter.strike(unix.Signal(g.spec.stopSignal), g.ofProgram)
 	}
 }
 
 func (g *guard) notHelper(pid int) bool { return pid != g.script.helper }
+
+// ofProgram tells of a child whether it is the program's, rather than one of those that serve it.
+func (g *guard) ofProgram(pid int) bool { return g.notHelper(pid) && pid != g.beside.pid }
 
 func (g *guard) populated() bool {
 	if g.spec.mode == modeUnit && g.group == nil {
@@ -476,10 +498,11 @@ const (
 	slotSink
 	slotHelper
 	slotUnit
+	slotCompanion
 )
 
 func (g *guard) wait(timeout time.Duration) {
-	for i, fd := range [...]int{g.timer, g.control, g.listen, g.mainFD, -1, -1, g.script.helperFD, -1} {
+	for i, fd := range [...]int{g.timer, g.control, g.listen, g.mainFD, -1, -1, g.script.helperFD, -1, g.beside.fd} {
 		g.polled[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
 	if g.output != nil {
@@ -527,6 +550,9 @@ func (g *guard) arm() {
 	var when unix.ItimerSpec
 	if at != election.Never {
 		when.Value = unix.NsecToTimespec(max(int64(at), 1))
+	}
+	if !g.killing {
+		g.beside.tell(g.deadline)
 	}
 	_ = unix.TimerfdSettime(g.timer, unix.TFD_TIMER_ABSTIME, &when, nil)
 }
@@ -602,7 +628,7 @@ func (g *guard) stop(killAt election.Instant) {
 	}
 	sig := unix.Signal(g.spec.stopSignal)
 	if g.exited || g.mainPID == 0 {
-		g.hunter.strike(sig, nil) // the program left children behind
+		g.hunter.strike(sig, g.ofProgram) // the program left children behind
 		return
 	}
 	// The group rather than the process alone: a shell does not pass signals on to what it runs.

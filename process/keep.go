@@ -299,6 +299,8 @@ func exitWords(s unix.WaitStatus, why cause) string {
 		return "guard: lease deadline passed"
 	case why == causeOrphan:
 		return "guard: the sidecar was gone"
+	case why == causeCompanion:
+		return "guard: its companion ended"
 	case s == statusUnknown:
 		return "ended"
 	case s.Signaled():

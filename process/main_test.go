@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "guard":
 			os.Exit(GuardMain(os.Args[2:]))
+		case "companion":
+			os.Exit(testCompanion())
 		case "sidecar":
 			os.Exit(testSidecar(os.Args[2:]))
 		case "knock":

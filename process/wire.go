@@ -34,10 +34,11 @@ const (
 type cause int64
 
 const (
-	causeNone     cause = iota // it did not: the program ended by itself
-	causeStop                  // told to
-	causeDeadline              // the deadline passed
-	causeOrphan                // the sidecar is gone, and there is no deadline to wait for
+	causeNone      cause = iota // it did not: the program ended by itself
+	causeStop                   // told to
+	causeDeadline               // the deadline passed
+	causeOrphan                 // the sidecar is gone, and there is no deadline to wait for
+	causeCompanion              // the companion ended by itself
 )
 
 // ability is what the guard got of what it asked the kernel for.
@@ -109,6 +110,9 @@ type spec struct {
 	// File descriptors; -1 where absent.
 	sinkFD, listenFD int64
 	outFD, errFD     int64
+	// The companion, if there is one.
+	companion, companionEnv []string
+	inputFD                 int64
 	// Of the script driver.
 	stop, status, kill []string
 	pidFile            string
@@ -199,6 +203,9 @@ func (s *spec) fields(c *codec) {
 	for _, fd := range []*int64{&s.sinkFD, &s.listenFD, &s.outFD, &s.errFD} {
 		c.number(fd)
 	}
+	c.texts(&s.companion)
+	c.texts(&s.companionEnv)
+	c.number(&s.inputFD)
 	c.texts(&s.stop)
 	c.texts(&s.status)
 	c.texts(&s.kill)

@@ -57,7 +57,7 @@ func (nowhere) Follow(context.Context) <-chan election.Sighting { return nil }
 func checkRooms(l *config.Loaded) error {
 	switch l.Kind {
 	case config.KindController:
-		fence, _, err := makeFence(l.Controller, &fenceStats{}, zerolog.Nop())
+		fence, err := makeFence(l.Controller, &fenceStats{}, nil, zerolog.Nop())
 		if fence != nil {
 			fence.Shutdown()
 		}

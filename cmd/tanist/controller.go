@@ -16,6 +16,7 @@ import (
 
 // keeper is a driver of package process.
 type keeper interface {
+	Accompany(beside *process.Companion)
 	Prepare()
 	Start(ctx context.Context, env []string, deadline election.Instant) error
 	Extend(deadline election.Instant)
@@ -70,14 +71,14 @@ func makeController(c *config.Controller, state string, log zerolog.Logger) *con
 
 // controller fits a driver to what a sidecar needs: one that can be found again by the next process of the sidecar.
 type controller struct {
-	make    func() keeper                             // a fresh driver
-	adopt   func(ctx context.Context) (keeper, error) // finds what an earlier process left
-	extends []func(deadline election.Instant)         // who else lives by the deadline
-	mu      sync.Mutex
-	now     keeper
-	next    keeper           // the driver of the next start, if it was prepared
-	last    election.Instant // deadline
-	unsure  bool             // something of an earlier process may be running
+	make   func() keeper                             // a fresh driver
+	adopt  func(ctx context.Context) (keeper, error) // finds what an earlier process left
+	mu     sync.Mutex
+	beside *process.Companion // of the next start, nil if there is none
+	now    keeper
+	next   keeper           // the driver of the next start, if it was prepared
+	last   election.Instant // deadline
+	unsure bool             // something of an earlier process may be running
 }
 
 func (c *controller) current() keeper {
@@ -106,9 +107,9 @@ func (c *controller) Start(ctx context.Context, env []string, deadline election.
 	if c.next = nil; now == nil {
 		now = c.make()
 	}
-	c.now = now
+	c.now, c.last = now, deadline
+	now.Accompany(c.beside)
 	c.mu.Unlock()
-	c.tell(deadline)
 	return now.Start(ctx, env, deadline)
 }
 
@@ -148,20 +149,21 @@ func (c *controller) settle(ctx context.Context) error {
 	return nil
 }
 
-func (c *controller) tell(deadline election.Instant) {
+// accompany says what runs beside the program from the next start on.
+func (c *controller) accompany(beside *process.Companion) {
 	c.mu.Lock()
-	c.last = deadline
-	c.mu.Unlock()
-	for _, extend := range c.extends {
-		extend(deadline)
-	}
+	defer c.mu.Unlock()
+	c.beside = beside
 }
 
 func (c *controller) Extend(deadline election.Instant) {
-	if now := c.current(); now != nil {
+	c.mu.Lock()
+	now := c.now
+	c.last = deadline
+	c.mu.Unlock()
+	if now != nil {
 		now.Extend(deadline)
 	}
-	c.tell(deadline)
 }
 
 func (c *controller) Exited() <-chan struct{} { return c.current().Exited() }

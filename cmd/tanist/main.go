@@ -27,6 +27,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "guard" {
 		os.Exit(process.GuardMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "gate" {
+		os.Exit(gateMain())
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -108,7 +108,8 @@ func runSidecar(ctx context.Context, l *config.Loaded, log zerolog.Logger) (err 
 		}
 		cancel()
 	}
-	fence, gate, err := makeFence(c, &server.fence, log)
+	var driver *controller
+	fence, err := makeFence(c, &server.fence, func(beside *process.Companion) { driver.accompany(beside) }, log)
 	if err != nil {
 		return err
 	}
@@ -134,10 +135,7 @@ func runSidecar(ctx context.Context, l *config.Loaded, log zerolog.Logger) (err 
 	if held != nil {
 		incarnation = held.Incarnation
 	}
-	driver := makeController(c, state, log)
-	if gate != nil {
-		driver.extends = append(driver.extends, gate.Extend)
-	}
+	driver = makeController(c, state, log)
 
 	cfg := sidecar.Config{
 		Cluster: c.Cluster, Name: c.Name, URL: c.Run.URL, API: advertised(c.Listen), Version: versionText(), Host: host, PID: os.Getpid(),
@@ -176,23 +174,6 @@ func runSidecar(ctx context.Context, l *config.Loaded, log zerolog.Logger) (err 
 	var others sync.WaitGroup
 	others.Go(func() { server.run(around) })
 	others.Go(func() { process.ReapOrphans(around) }) // of checks and hooks; as PID 1 in a container there is nobody else
-	if gate != nil {
-		ready := make(chan error, 1)
-		others.Go(func() {
-			err := gate.Run(around, func(net.Addr) { ready <- nil })
-			if err != nil {
-				select {
-				case ready <- err:
-				default:
-				}
-			}
-		})
-		if err := <-ready; err != nil {
-			stop()
-			others.Wait()
-			return err
-		}
-	}
 	others.Go(func() { runAnnouncer(around, backend) })
 	notify("READY=1\nSTATUS=taking part in the election of " + c.Cluster)
 	log.Info().Str("version", versionText()).Int("pid", os.Getpid()).Msg("started")
@@ -243,25 +224,16 @@ type superseded struct{ error }
 func (superseded) Superseded() bool { return true }
 func (s superseded) Unwrap() error  { return s.error }
 
-// unquoted is an error without what stands between backticks in it: there pgx quotes a connection string that it can't read, and
-// it does not find the password in every one of them.
-func unquoted(err error) string {
-	text := err.Error()
-	first, last := strings.Index(text, "`"), strings.LastIndex(text, "`")
-	if first < last {
-		text = text[:first] + "it" + text[last+1:]
-	}
-	return text
-}
-
-func makeFence(c *config.Controller, stats *fenceStats, log zerolog.Logger) (*postgres.Fence, *postgres.Gate, error) {
+// makeFence makes the fence that a configuration describes, or nil. accompany is told the gate of each term, before the fence
+// is open, where there is to be one.
+func makeFence(c *config.Controller, stats *fenceStats, accompany func(*process.Companion), log zerolog.Logger) (*postgres.Fence, error) {
 	r := c.Repository
 	if r == nil {
-		return nil, nil, nil
+		return nil, nil
 	}
 	dsn, err := secretFile(r.DSNFile)
 	if err != nil {
-		return nil, nil, exit(exitConfig, "repository.dsn_file: %v", err)
+		return nil, exit(exitConfig, "repository.dsn_file: %v", err)
 	}
 	dsn = strings.TrimSpace(dsn)
 	secret := postgres.Secret{Env: r.Secret.Env, Passfile: r.Secret.Passfile}
@@ -271,20 +243,14 @@ func makeFence(c *config.Controller, stats *fenceStats, log zerolog.Logger) (*po
 	if c.Run.User != "" {
 		uid, gid, err := ids(c.Run.User)
 		if err != nil {
-			return nil, nil, exit(exitConfig, "run.user: %v", err)
+			return nil, exit(exitConfig, "run.user: %v", err)
 		}
 		secret.Owner = &postgres.Owner{UID: uid, GID: gid}
 	}
-	var gate *postgres.Gate
 	if g := r.Secret.Gate; g != nil {
-		password, err := secretFile(g.PasswordFile)
-		if err != nil {
-			return nil, nil, exit(exitConfig, "repository.secret.gate.password_file: %v", err)
+		if secret.Gate, err = makeGate(c, dsn, secret.Owner, accompany); err != nil {
+			return nil, exit(exitConfig, "repository.secret.gate: %v", err)
 		}
-		if gate, err = postgres.NewGate(postgres.GateConfig{Listen: g.Listen, DSN: dsn, Password: password, Log: log}); err != nil {
-			return nil, nil, exit(exitConfig, "repository.secret.gate: %s", unquoted(err))
-		}
-		secret.Gate = gate
 	}
 	fence, err := postgres.NewFence(postgres.Config{
 		Cluster: c.Cluster, Controller: c.Name, Role: r.Role, DSN: dsn, Secret: secret, Log: log,
@@ -299,9 +265,9 @@ func makeFence(c *config.Controller, stats *fenceStats, log zerolog.Logger) (*po
 		},
 	})
 	if err != nil {
-		return nil, nil, exit(exitConfig, "repository: %s", unquoted(err))
+		return nil, exit(exitConfig, "repository: %v", err)
 	}
-	return fence, gate, nil
+	return fence, nil
 }
 
 func ids(name string) (uid, gid int, err error) {
@@ -344,7 +310,7 @@ func makeHealth(c *config.Controller, log zerolog.Logger) (*health.Monitor, erro
 			check, err = health.Postgres(k.Name, k.Postgres)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("health.checks[%d]: %s", i, unquoted(err))
+			return nil, fmt.Errorf("health.checks[%d]: %s", i, postgres.Unquoted(err))
 		}
 		h.Checks = append(h.Checks, check)
 	}
