@@ -190,6 +190,18 @@ func (d *driver) ExitCode() int {
 	return k.code
 }
 
+// EndedByItself reports whether the program has ended, and neither its guard nor the deadline made it. An end that followed the
+// stop signal is one's own too.
+func (d *driver) EndedByItself() bool {
+	k := d.current()
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.hasEnded && k.itself
+}
+
 // PID returns the process id of the main process, 0 before the first start.
 func (d *driver) PID() int {
 	k := d.current()

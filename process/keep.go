@@ -55,6 +55,7 @@ type kept struct {
 	pid      int
 	able     ability
 	hasEnded bool
+	itself   bool // it ended without having been made to
 	exit     string
 	code     int
 	left     string // what could not be killed, in words
@@ -269,6 +270,9 @@ func (k *kept) take(r record) bool {
 		k.watch.acked = election.Instant(r.a)
 	case kindExited:
 		status := unix.WaitStatus(r.a)
+		if !k.hasEnded {
+			k.itself = cause(r.b) == causeNone && status != statusUnknown
+		}
 		k.endedLocked(exitWords(status, cause(r.b)), exitCode(status))
 	case kindKilling:
 		k.watch.killing = true

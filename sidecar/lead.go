@@ -460,13 +460,16 @@ func (r *reign) stop(ctx context.Context, why error) {
 	defer t.OnExtend(nil)
 	background := context.WithoutCancel(ctx)
 	r.drain(why)
-	for {
+	for tries := 1; ; tries++ {
 		err := r.cfg.Controller.Stop(background, grace)
 		if err == nil {
 			break
 		}
 		r.enter(election.StateFailed, fmt.Sprintf("the controller can't be confirmed gone, the lease is kept: %v", err))
 		r.cfg.Log.Error().Err(err).Uint64("term", uint64(t.Term)).Msg("cannot confirm that the controller is gone; keeping the lease and trying again")
+		if tries == 1 {
+			r.hooks.add("on_stop_failure", r.event(t.Term, err.Error()))
+		}
 		grace = 0
 		sleep(background, stopAgain)
 	}

@@ -117,7 +117,8 @@ type Config struct {
 	RestartWithin    time.Duration // within so long
 	FenceTimeout     time.Duration // how long a repository that can't be fenced is tried before the lease is given up
 
-	// Hook runs what the operator wants done at an event: on_active, on_passive, pre_start. An error of pre_start prevents
+	// Hook runs what the operator wants done at an event: on_active, on_passive, pre_start, on_stop_failure (once per stop
+	// that can't be confirmed, while it is tried again). An error of pre_start prevents
 	// the start. nil: nothing.
 	Hook func(ctx context.Context, event string, env []string) error
 

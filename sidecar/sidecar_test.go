@@ -191,6 +191,11 @@ func TestRefusedStop(t *testing.T) {
 		a.health.set("bad")
 		w.wait(time.Second, "ctl-a has failed", a.is(election.StateFailed))
 		time.Sleep(20 * time.Second)
+		a.mu.Lock()
+		if got := slices.Index(a.events, "on_stop_failure"); got < 0 || slices.Contains(a.events[got+1:], "on_stop_failure") {
+			t.Errorf("the hooks that ran: %v; want on_stop_failure once", a.events)
+		}
+		a.mu.Unlock()
 		if b.program.starts.Load() != 0 {
 			t.Fatal("ctl-b was started although ctl-a is not confirmed gone")
 		}

@@ -64,7 +64,7 @@ func (s *Store) serviceOps(a election.Active) ([]op, error) {
 	if s.cfg.Service == nil {
 		return nil, nil
 	}
-	if !a.Serving() {
+	if !a.Serving() || a.URL == "" { // without a URL there is nothing to lead anybody to
 		return s.serviceGone(), nil
 	}
 	services, err := s.services(a)

@@ -350,9 +350,14 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	}
 	ops := []clientv3.Op{put("active", string(a.Encode()))}
 	if a.Serving() {
-		ops = append(ops, put("url", a.URL), put("role/"+a.Controller, string(election.RoleActive)))
+		ops = append(ops, put("role/"+a.Controller, string(election.RoleActive)))
 	} else {
-		ops = append(ops, clientv3.OpDelete(s.root+"url"), clientv3.OpDelete(s.root+"role/"+a.Controller))
+		ops = append(ops, clientv3.OpDelete(s.root+"role/"+a.Controller))
+	}
+	if a.Serving() && a.URL != "" {
+		ops = append(ops, put("url", a.URL))
+	} else {
+		ops = append(ops, clientv3.OpDelete(s.root+"url"))
 	}
 	for fresh := false; ; fresh = true {
 		is, err := s.current(ctx, lease, fresh)

@@ -112,6 +112,9 @@ func urlCommand() *cobra.Command {
 				if !snap.Active.Serving() {
 					return exit(exitNotActive, "nobody is active in %s", c.Cluster)
 				}
+				if snap.Active.URL == "" {
+					return exit(exitNotActive, "%s is active in %s, and publishes no URL", clean(snap.Active.Controller), c.Cluster)
+				}
 				// It goes into scripts, and is from the store: it is checked like everything from there.
 				u, err := url.Parse(snap.Active.URL)
 				if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || snap.Active.URL != clean(snap.Active.URL) {

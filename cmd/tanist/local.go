@@ -113,7 +113,7 @@ func (m memory) load() (*election.Held, error) {
 // hooks runs the operator's commands for an event, in their order. Each is a path with arguments, split at blanks; no shell
 // is involved. It gets the event, the role and the cluster as arguments, and the facts in its environment.
 func hooks(cluster string, commands map[string][]string) func(ctx context.Context, event string, env []string) error {
-	role := map[string]string{"on_active": "active", "on_passive": "passive", "pre_start": "active"}
+	role := map[string]string{"on_active": "active", "on_passive": "passive", "pre_start": "active", "on_stop_failure": "active"}
 	return func(ctx context.Context, event string, env []string) error {
 		for _, command := range commands[event] {
 			argv := strings.Fields(command)

@@ -86,9 +86,12 @@ func exit(code int, format string, args ...any) error {
 func exitCode(err error) int {
 	var coded *exitError
 	var problems config.Problems
+	var command commandError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &command):
+		return int(command)
 	case errors.As(err, &coded):
 		return coded.code
 	case errors.As(err, &problems):
@@ -113,6 +116,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	code := exitCode(err)
 	var problems config.Problems
 	switch {
+	case errors.As(err, new(commandError)): // it has had its own words about it
 	case errors.As(err, &problems):
 		fmt.Fprintln(errOut, problems) // each line begins with its place
 	case err != nil:
@@ -150,7 +154,7 @@ func newRoot() *cobra.Command {
 		return exit(exitUsage, "%v; see `%s --help`", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		sidecarCommand(), agentwatchCommand(), haproxyCommand(), listCommand(), describeCommand(), historyCommand(), eventsCommand(),
+		sidecarCommand(), agentwatchCommand(), haproxyCommand(), runCommand(), listCommand(), describeCommand(), historyCommand(), eventsCommand(),
 		explainCommand(), switchoverCommand(), cancelCommand(), pauseCommand(), resumeCommand(), isActiveCommand(), urlCommand(),
 		waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), renderCommand(), manCommand(), versionCommand(),
 	)

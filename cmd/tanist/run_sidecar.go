@@ -145,9 +145,7 @@ func runSidecar(ctx context.Context, l *config.Loaded, log zerolog.Logger) (err 
 		PreFlight:    preFlight(c.Run.Command, c.Run.Dir, c.Run.Env["PATH"], port),
 		StartTimeout: c.Run.StartTimeout, StopTimeout: c.Run.StopTimeout, Drain: c.Run.Drain, YieldWait: c.YieldWait, FailoverInterval: c.Interval,
 		RestartLocal: c.Run.Restart.Local, RestartWithin: c.Run.Restart.Within, FenceTimeout: 30 * time.Second,
-		Hook: hooks(c.Cluster, map[string][]string{
-			"on_active": c.Hooks.OnActive, "on_passive": c.Hooks.OnPassive, "pre_start": c.Hooks.PreStart,
-		}),
+		Hook:  hooks(c.Cluster, c.Hooks.Commands()),
 		Alive: processAlive(host), Log: plain,
 	}
 	if checks != nil {

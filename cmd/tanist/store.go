@@ -183,6 +183,22 @@ func (a *access) flags(cmd *cobra.Command) {
 
 // open opens the store and looks whether it answers. The caller closes it.
 func (a *access) open(ctx context.Context) (store, storeConfig, error) {
+	c, err := a.resolve()
+	if err != nil {
+		return nil, c, err
+	}
+	s, err := openStore(c, zerolog.Nop())
+	if err != nil {
+		return nil, c, err
+	}
+	if err := checkStore(ctx, s, c); err != nil {
+		return nil, c, errors.Join(err, s.Close())
+	}
+	return s, c, nil
+}
+
+// resolve says which store and cluster are meant.
+func (a *access) resolve() (storeConfig, error) {
 	if a.file == "" && a.cluster == "" {
 		a.file = os.Getenv("TANIST_CONFIG")
 	}
@@ -191,7 +207,7 @@ func (a *access) open(ctx context.Context) (store, storeConfig, error) {
 		// Away: the file may be that of another host, and what else is wrong with it is no reason not to look at the cluster.
 		l, err := config.Load(config.Options{File: a.file, Away: true})
 		if err != nil {
-			return nil, c, loadError(err)
+			return c, loadError(err)
 		}
 		c = storeOf(l)
 	} else {
@@ -199,11 +215,11 @@ func (a *access) open(ctx context.Context) (store, storeConfig, error) {
 			a.cluster = os.Getenv("TANIST_CLUSTER")
 		}
 		if a.cluster == "" {
-			return nil, c, exit(exitUsage, "which cluster? Give -c FILE, the configuration file of any of its processes, or -C NAME")
+			return c, exit(exitUsage, "which cluster? Give -c FILE, the configuration file of any of its processes, or -C NAME")
 		}
 		l, err := config.ForStore(a.cluster, nil)
 		if err != nil {
-			return nil, c, loadError(err)
+			return c, loadError(err)
 		}
 		c = storeOf(l)
 	}
@@ -222,14 +238,7 @@ func (a *access) open(ctx context.Context) (store, storeConfig, error) {
 	if a.cluster != "" {
 		c.Cluster = a.cluster
 	}
-	s, err := openStore(c, zerolog.Nop())
-	if err != nil {
-		return nil, c, err
-	}
-	if err := checkStore(ctx, s, c); err != nil {
-		return nil, c, errors.Join(err, s.Close())
-	}
-	return s, c, nil
+	return c, nil
 }
 
 // loadError gives what went wrong with a configuration its exit code.

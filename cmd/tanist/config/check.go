@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -87,12 +88,20 @@ func (d *decoder) among(path, value string, allowed ...string) {
 var nameRule = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 
 func (d *decoder) name(path, value string) {
+	if err := CheckName(value); err != nil {
+		d.wrong(path, "%v", err)
+	}
+}
+
+// CheckName tells what is wrong with the name of a cluster, a controller or an agent, or nil.
+func CheckName(value string) error {
 	switch {
 	case value == "":
-		d.wrong(path, "it is missing: give a name")
+		return errors.New("it is missing: give a name")
 	case !nameRule.MatchString(value):
-		d.wrong(path, "%.80q is not a name: use 1 to 63 letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit", value)
+		return fmt.Errorf("%.80q is not a name: use 1 to 63 letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit", value)
 	}
+	return nil
 }
 
 func (d *decoder) positive(path string, v time.Duration) {
@@ -272,7 +281,7 @@ func (d *decoder) checkController(c *Controller) {
 	if c.Listen.Advertise != "" {
 		d.url("listen.advertise", c.Listen.Advertise)
 	}
-	for event, commands := range map[string][]string{"on_active": c.Hooks.OnActive, "on_passive": c.Hooks.OnPassive, "pre_start": c.Hooks.PreStart} {
+	for event, commands := range c.Hooks.Commands() {
 		for i, command := range commands {
 			d.executable(fmt.Sprintf("hooks.%s[%d]", event, i), strings.Fields(command), "", "")
 		}

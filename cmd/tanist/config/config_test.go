@@ -132,7 +132,7 @@ func TestProblems(t *testing.T) {
 		{"an unknown key below", good + "lease: {profil: fast}\n", []string{"f.yml:7:9: lease.profil: unknown key (did you mean profile?)"}},
 		{"a key in the wrong place", good + "stop_timeout: 3s\n", []string{"f.yml:7:1: stop_timeout: unknown key here (did you mean run.stop_timeout?)"}},
 		{"a key in one of two places", good + "timeout: 3s\n", []string{"f.yml:7:1: timeout: unknown key here (did you mean failsafe.timeout or health.timeout?)"}},
-		{"a key like none", good + "hooks: {zzzzzzzzzz: 1}\n", []string{"f.yml:7:9: hooks.zzzzzzzzzz: unknown key; known here: on_active, on_passive, pre_start"}},
+		{"a key like none", good + "hooks: {zzzzzzzzzz: 1}\n", []string{"f.yml:7:9: hooks.zzzzzzzzzz: unknown key; known here: on_active, on_passive, on_stop_failure, pre_start"}},
 		{"an empty key", good + "\"\": 1\n", []string{"f.yml:7:1: unknown key"}},
 		{"a key of no file", good + "etcd: {Password: x}\n", []string{"f.yml:7:8: etcd.Password: unknown key"}},
 		{"a key twice", good + "priority: 1\npriority: 2\n", []string{"f.yml:8:1: priority: the key stands here twice"}},

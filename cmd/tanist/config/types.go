@@ -200,7 +200,13 @@ type Gate struct {
 type Hooks struct {
 	OnActive  []string `yaml:"on_active"`
 	OnPassive []string `yaml:"on_passive"`
+	OnStop    []string `yaml:"on_stop_failure"`
 	PreStart  []string `yaml:"pre_start"`
+}
+
+// Commands returns the commands of each event.
+func (h Hooks) Commands() map[string][]string {
+	return map[string][]string{"on_active": h.OnActive, "on_passive": h.OnPassive, "pre_start": h.PreStart, "on_stop_failure": h.OnStop}
 }
 
 // Listen is where a process answers.
