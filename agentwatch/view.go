@@ -609,8 +609,15 @@ func (v *view) run(ctx context.Context, sightings <-chan election.Sighting, show
 			}
 			before := v.target.URL
 			v.sighting(s)
-			if v.target.URL != before {
-				tick = time.Now() // look at it now
+			switch now := time.Now(); {
+			case v.target.URL == before:
+			case v.storeUp:
+				// Soon; but a fleet is not to knock all at once at a controller that has just begun to serve.
+				if soon := now.Add(time.Duration(v.cfg.Random() * float64(v.cfg.Probe.Interval))); soon.Before(tick) {
+					tick = soon
+				}
+			default:
+				tick = now // what to do depends on it
 			}
 		case p := <-found:
 			probing = false

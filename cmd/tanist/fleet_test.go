@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -118,9 +117,8 @@ func fleetMember() {
 		}
 		cfg := agentwatch.Defaults()
 		cfg.Cluster, cfg.Host, cfg.Source, cfg.Presence, cfg.Log = c.Cluster, "h", backend, backend, zerolog.Nop()
-		// There is no controller: this is about the store.
-		cfg.Dial = func(context.Context, string) error { return errors.New("there is no controller") }
-		cfg.Retries.Count, cfg.Probe.Interval = 0, 10*time.Second // as docs/agents.md advises for fleets
+		cfg.Dial = func(context.Context, string) error { return nil } // there is no controller: this is about the store
+		cfg.Retries.Count, cfg.Probe.Interval = 0, 10*time.Second     // as docs/agents.md advises for fleets
 		for j := range agents {
 			a := agentwatch.AgentDefaults()
 			a.Name = fmt.Sprintf("agt-%d-%d", first+i, j)

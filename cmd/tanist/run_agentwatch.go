@@ -111,7 +111,8 @@ func runAgentwatch(ctx context.Context, l *config.Loaded, log zerolog.Logger) (e
 		return &exitError{exitStore, err}
 	}
 	if errors.Is(err, election.ErrNameTaken) {
-		return exit(exitConfig, "name: %v: another live agentwatch of cluster %s has it: give the agent of this one another name, or end that one", clean(err.Error()), c.Cluster)
+		return exit(exitConfig, "name: another live agentwatch of cluster %s has the name of an agent already (%s): give this one's another name, or end that one",
+			c.Cluster, clean(strings.TrimPrefix(err.Error(), election.ErrNameTaken.Error()+": ")))
 	}
 	return err
 }
