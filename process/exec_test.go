@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -149,10 +151,30 @@ func deathOf(t *testing.T, pid int) <-chan election.Instant {
 }
 
 func TestFrozenSidecarsTreeEndsByTheDeadline(t *testing.T) {
+	frozenSidecar(t, 400*time.Millisecond)
+}
+
+// The same where every core has four others to serve.
+func TestFrozenSidecarsTreeEndsByTheDeadlineOnABusyHost(t *testing.T) {
+	for range 4 * runtime.NumCPU() {
+		busy := exec.Command("sh", "-c", "while :; do :; done")
+		busy.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+		if err := busy.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = busy.Process.Kill()
+			_ = busy.Wait()
+		})
+	}
+	frozenSidecar(t, time.Second)
+}
+
+func frozenSidecar(t *testing.T, validity time.Duration) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late, main []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, 400*time.Millisecond, 5, noCgroup, "", "")
+			s := startSidecar(t, validity, 5, noCgroup, "", "")
 			died := deathOf(t, s.main)
 			s.freeze()
 			eventually(t, "the tree is gone", func() bool { return len(torture.Living(s.mark)) == 0 })
