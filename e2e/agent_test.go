@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/torture"
 )
 
 // crown makes a controller the holder in a store, and returns what publishes it as serving under the next term. The reigns do not end: what
@@ -149,4 +151,80 @@ listen: {http: ""}
 		defer func() { _ = s.Close() }()
 		follow(t, s, fmt.Sprintf("store: consul\nconsul: {address: %q}", servers.Servers[0].URL()), 60*time.Millisecond)
 	})
+}
+
+// TestTortureAgentLeavesNothing: an agent that ignores signals, forks daemons and leaves its session is gone to the last process when the
+// active changes, and when its agentwatch is told to end or killed.
+func TestTortureAgentLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	servers := etcdtest.Start(t, 1)
+	const children = 3
+	for name, sig := range map[string]syscall.Signal{"told": syscall.SIGTERM, "killed": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			cluster := "orders-" + name
+			s, err := etcd.Open(etcd.Config{Cluster: cluster, Endpoints: servers.Endpoints()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			publish := crown(t, s)
+			dir := t.TempDir()
+			command, err := json.Marshal(torture.Command(children, filepath.Join(dir, "ready")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			base := fmt.Sprintf("agent-%d-%s", os.Getpid(), name)
+			key, value, _ := strings.Cut(torture.Env(base+"-{{ .Active.Term }}"), "=")
+			file := filepath.Join(dir, "agt.yml")
+			if err := os.WriteFile(file, fmt.Appendf(nil, `kind: agent
+cluster: %s
+name: agt-1
+etcd: {endpoints: [%q]}
+run:
+  command: %s
+  env: {%s: %q}
+  stop_timeout: 100ms
+retries: {count: 0}
+listen: {http: ""}
+`, cluster, servers.Endpoints()[0], command, key, value), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			log, err := os.Create(filepath.Join(dir, "log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			cmd := exec.Command(filepath.Join(bin, "tanist"), "agentwatch", "-c", file)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+			cmd.Stdout, cmd.Stderr = log, log
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			until := func(what string, yes func() bool) {
+				t.Helper()
+				for deadline := time.Now().Add(time.Minute); !yes(); time.Sleep(20 * time.Millisecond) {
+					if time.Now().After(deadline) {
+						text, _ := os.ReadFile(log.Name())
+						t.Fatalf("not after a minute: %s; log:\n%s", what, text)
+					}
+				}
+			}
+			living := func(term election.Term) int { return len(torture.Living(fmt.Sprintf("%s-%d", base, term))) }
+			first := publish("http://127.0.0.1:1/")
+			until("the first tree is there", func() bool { return living(first) >= 4*children })
+			second := publish("http://127.0.0.1:2/")
+			until("the second tree is there", func() bool { return living(second) >= 4*children })
+			if n := living(first); n != 0 {
+				t.Errorf("%d processes of the first tree are left while the second runs", n)
+			}
+			_ = cmd.Process.Signal(sig)
+			_ = cmd.Wait()
+			if n := living(second); sig == syscall.SIGTERM && n != 0 {
+				t.Errorf("%d processes are left", n)
+			}
+			until("the second tree is gone", func() bool { return living(second) == 0 })
+		})
+	}
 }
