@@ -47,7 +47,11 @@ type end struct {
 const chunk = 64 << 10
 
 // lively is how long the thread looks again before it sleeps, if it has been woken sooner than that of late.
-const lively = 60 * time.Microsecond
+// With one session only it is longer: nobody else needs the processor that the program and its server take turns on.
+const (
+	lively      = 60 * time.Microsecond
+	livelyAlone = 300 * time.Microsecond
+)
 
 // newRelay starts the thread. It ends when the relay is closed.
 func newRelay(past func() bool, left func() time.Duration) (*relay, error) {
@@ -172,9 +176,13 @@ func (r *relay) await(events []unix.EpollEvent, look *time.Duration) int {
 	// A deadline that moves on does not wake us, and need not.
 	limit := min(r.left(), time.Second) + time.Millisecond
 	n, _ := unix.EpollWait(r.poll, events, int(limit.Milliseconds())) // interrupted: nothing to do
+	most := lively
+	if len(r.lanes) <= 2 { // by both descriptors
+		most = livelyAlone
+	}
 	*look = 0
-	if time.Since(asleep) < lively {
-		*look = lively
+	if time.Since(asleep) < most {
+		*look = most
 	}
 	return max(n, 0)
 }
