@@ -259,6 +259,23 @@ func TestGuardFrozenTooTheFenceHolds(t *testing.T) {
 	}
 }
 
+// TestStoreAway: the store dies and comes back, and users notice nothing where that is asked for. The lab judges; this is its only
+// scenario in which the active stays the same.
+func TestStoreAway(t *testing.T) {
+	policies := []string{"keep"}
+	if *full {
+		policies = []string{"stop", "failsafe", "keep"}
+	}
+	for _, policy := range policies {
+		t.Run(policy, func(t *testing.T) {
+			r := tour(t, "--scenario", "store-away", "--on-store-loss", policy)
+			if !r.OK || len(r.Runs) != 1 || r.Runs[0].Lost != 0 || r.Runs[0].Stale != 0 || r.Runs[0].Overlap != 0 || r.Runs[0].Confirmed == 0 {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
 // TestKillControllerIsFast: after kill -9 of the controller the other one serves through HAProxy within 150 ms plus its own
 // start (median of 20). The short form allows for a busy machine.
 func TestKillControllerIsFast(t *testing.T) {

@@ -65,6 +65,15 @@ func (o Sightings) Observe(s Snapshot, at Instant) Sightings {
 	return o
 }
 
+// Blinded says that the store could not be read since from until the snapshot that is observed next. A holder can't be heard
+// while nobody can, so a silence of that kind is counted anew if it was as long as one that deposes.
+func (o Sightings) Blinded(from, now Instant, silence time.Duration) Sightings {
+	if silence > 0 && now.Sub(from) >= silence {
+		o.known = false // the beat is seen for the first time
+	}
+	return o
+}
+
 // Code names the reason of a decision; logs, the CLI and metrics share it.
 type Code string
 

@@ -47,9 +47,10 @@ type Elector struct {
 
 	seen     Sightings
 	holdOff  Instant
+	blind    Instant // the store can't be read since; zero: it can
 	resting  Instant // the end of FailoverInterval
-	yielded  bool // since the last reign here ended, no other has been seen serving
-	cooldown bool // holdOff stands whatever others do
+	yielded  bool    // since the last reign here ended, no other has been seen serving
+	cooldown bool    // holdOff stands whatever others do
 	hints    <-chan struct{}
 	promise  promise
 	spare    spare
@@ -139,6 +140,7 @@ func (e *Elector) Run(ctx context.Context) {
 
 // candidate looks once, and claims if that is the decision. It returns a tenure if the claim succeeded.
 func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
+	began := e.Clock()
 	var snap Snapshot
 	err := e.bounded(ctx, func(ctx context.Context) (err error) {
 		snap, err = e.Backend.Read(ctx)
@@ -146,8 +148,15 @@ func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
 	})
 	now := e.Clock()
 	if err != nil {
+		if e.blind == 0 {
+			e.blind = began
+		}
 		d := Decision{Code: CodeStoreAway, Why: fmt.Sprintf("the store can't be read: %v", err)}
 		return Status{Decision: d, Yielding: e.yielded, Store: err}, nil
+	}
+	if e.blind != 0 {
+		e.seen = e.seen.Blinded(e.blind, now, e.Timing.Silence)
+		e.blind = 0
 	}
 	e.seen = e.seen.Observe(snap, now)
 	e.seen.VouchedTo, e.seen.VouchedTill = e.promise.get()

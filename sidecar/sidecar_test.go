@@ -157,6 +157,30 @@ func TestStoreBlinkStopsNothing(t *testing.T) {
 	})
 }
 
+// The store was away, and the holder went on without it. When the store is back the passive gives it the time to be heard, although
+// by then it has been silent for long.
+func TestHolderThatWentOnWithoutTheStoreIsHeardFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		timing, err := election.Profile(election.ProfileFast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, a, b := two(t, func(c *Config) { c.Timing, c.OnStoreLoss = timing, election.StoreLossKeep })
+		a.client.Delay(100*time.Millisecond, 100*time.Millisecond) // the passive is first to reach it
+		w.store.Down()
+		time.Sleep(4 * time.Second)
+		w.store.Up()
+		time.Sleep(4 * time.Second)
+		if !a.sidecar.Serving() || a.program.starts.Load() != 1 || b.program.starts.Load() != 0 {
+			t.Error("the return of the store moved something")
+		}
+		if took := w.outageAfter(5*time.Second, b, func() { a.client.Partition(); a.program.crash() }); took > 1500*time.Millisecond {
+			t.Errorf("a holder that is silent for once was replaced only after %v", took)
+		}
+		w.finish()
+	})
+}
+
 // A stop that takes longer than the validity keeps the lease by renewing it.
 func TestSlowStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -32,11 +32,17 @@ type endpoint struct {
 }
 
 func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error) {
+	// When the store is back, a holder that went on without it has to be heard before a passive may take its silence for
+	// death, which is after 800 ms in the fast profile; so attempts to connect are closer together than that.
+	retry := 400 * time.Millisecond
+	if cfg.Fleet {
+		retry = 2 * time.Second
+	}
 	e := &endpoint{url: url, user: cfg.Username, password: cfg.Password, fetching: make(chan struct{}, 1)}
 	options := []grpc.DialOption{
 		// The library's default waits up to 2 minutes between attempts to connect.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retry},
 			MinConnectTimeout: cfg.DialTimeout,
 		}),
 		grpc.WithIdleTimeout(0),

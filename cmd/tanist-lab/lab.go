@@ -39,12 +39,16 @@ type options struct {
 	runs      int
 	keep      bool
 	profile   string
+	storeLoss string
 	json      string
 	tanist    string
 	dir       string
 	probe     time.Duration
 	quiet     bool
 }
+
+// storeLosses are what an active can do when the store is away.
+var storeLosses = []election.StoreLoss{election.StoreLossStop, election.StoreLossFailsafe, election.StoreLossKeep}
 
 func (o options) check() error {
 	for _, s := range o.scenarios {
@@ -57,6 +61,8 @@ func (o options) check() error {
 		return &usageError{fmt.Sprintf("--runs %d: it must be at least 1", o.runs)}
 	case o.profile != election.ProfileFast && o.profile != election.ProfileDefault:
 		return &usageError{fmt.Sprintf("unknown profile %q: it is fast or default", o.profile)}
+	case !slices.Contains(storeLosses, election.StoreLoss(o.storeLoss)):
+		return &usageError{fmt.Sprintf("unknown --on-store-loss %q: it is stop, failsafe or keep", o.storeLoss)}
 	case o.probe < time.Millisecond || o.probe > time.Second:
 		return &usageError{fmt.Sprintf("--probe %v: it must be from 1ms to 1s", o.probe)}
 	}
@@ -93,6 +99,7 @@ type lab struct {
 	out    *printer
 
 	etcdURL    string
+	etcdPeer   string
 	etcd       *proc
 	store      *clientv3.Client
 	repository *private.Server
@@ -225,8 +232,8 @@ func (l *lab) up(ctx context.Context) error {
 	next := func() string { p := ports[0]; ports = ports[1:]; return p }
 
 	l.out.step("etcd, PostgreSQL")
-	l.etcdURL = "http://" + next()
-	if l.etcd, err = spawn(l.path("log"), "etcd", l.self, []string{"etcd", "--dir", l.path("etcd"), "--client", l.etcdURL, "--peer", "http://" + next()}, nil); err != nil {
+	l.etcdURL, l.etcdPeer = "http://"+next(), "http://"+next()
+	if err := l.startStore(); err != nil {
 		return err
 	}
 	for _, name := range []string{"a", "b"} {
@@ -302,6 +309,11 @@ func (l *lab) up(ctx context.Context) error {
 	return nil
 }
 
+func (l *lab) startStore() (err error) {
+	l.etcd, err = spawn(l.path("log"), "etcd", l.self, []string{"etcd", "--dir", l.path("etcd"), "--client", l.etcdURL, "--peer", l.etcdPeer}, nil)
+	return err
+}
+
 // repositoryUp starts PostgreSQL and prepares the fence and the table of the demo.
 func (l *lab) repositoryUp(ctx context.Context) error {
 	var err error
@@ -358,6 +370,10 @@ name: {{.Name}}
 store: etcd
 etcd: {endpoints: ["{{.Etcd}}"]}
 lease: {profile: {{.Profile}}}
+on_store_loss: {{.StoreLoss}}
+{{- if eq .StoreLoss "failsafe"}}
+failsafe: {secret_file: {{.Dir}}/failsafe}
+{{- end}}
 run:
   command: ["{{.Self}}", controller, --name, {{.Name}}, --listen, "{{.Listen}}", --database, "{{.Database}}", --record, "{{.Record}}"]
   url: {{.URL}}
@@ -413,6 +429,7 @@ log: {level: info, format: console}
 func (l *lab) writeConfigs(virtual, proxyListen string) error {
 	write := func(name, kind string, data map[string]any) error {
 		data["Cluster"], data["Etcd"], data["Profile"], data["Self"], data["Dir"] = cluster, l.etcdURL, l.opts.profile, l.self, l.dir
+		data["StoreLoss"] = l.opts.storeLoss
 		var b strings.Builder
 		if err := configs.ExecuteTemplate(&b, kind, data); err != nil {
 			return fmt.Errorf("cannot write %s: %v", name, err)
@@ -422,7 +439,7 @@ func (l *lab) writeConfigs(virtual, proxyListen string) error {
 		}
 		return nil
 	}
-	var errs []error
+	errs := []error{os.WriteFile(l.path("failsafe"), []byte(rand.Text()), 0o600)}
 	var urls []string
 	for _, s := range l.sides {
 		urls = append(urls, s.URL)

@@ -36,7 +36,8 @@ func run() int {
 		Example: "  tanist-lab                              the tour\n" +
 			"  tanist-lab --keep                       the tour, then stay until Ctrl-C\n" +
 			"  tanist-lab --scenario none --keep       only the cluster\n" +
-			"  tanist-lab --scenario kill-controller --runs 20",
+			"  tanist-lab --scenario kill-controller --runs 20\n" +
+			"  tanist-lab --scenario store-away --on-store-loss failsafe",
 		Version:       version,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -58,6 +59,7 @@ func run() int {
 	f.IntVar(&o.runs, "runs", 1, "how often each part runs; the table shows medians")
 	f.BoolVar(&o.keep, "keep", false, "leave the cluster running after the tour, until Ctrl-C")
 	f.StringVar(&o.profile, "profile", "fast", "lease profile: fast (with quick health checks) or default (with the default ones)")
+	f.StringVar(&o.storeLoss, "on-store-loss", "stop", "what the active does when the store is away: stop, failsafe or keep; --scenario store-away shows it")
 	f.StringVar(&o.json, "json", "", "write the results to this file as JSON")
 	f.StringVar(&o.tanist, "tanist", "", "the tanist binary (default: beside tanist-lab, or built from the source tree)")
 	f.StringVar(&o.dir, "dir", "", "directory for everything; must not exist, is removed at the end (default: a temporary one)")

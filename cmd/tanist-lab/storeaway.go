@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tanist/tanist/election"
+)
+
+// storeGone is how long the store is away: longer than any lease lasts.
+const storeGone = 10 * time.Second
+
+// storeAway ends the store for a while. What must be seen depends on the policy: with stop the active has stopped by its
+// deadline; with failsafe and keep users notice nothing, and the term stays what it is.
+func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
+	before, err := l.healthy(ctx, 0)
+	if err != nil {
+		return result{}, err
+	}
+	timing, err := election.Profile(l.opts.profile)
+	if err != nil {
+		return result{}, err
+	}
+	r := result{Scenario: s.name, From: before.active.Controller, TermBefore: uint64(before.active.Term)}
+	policy := election.StoreLoss(l.opts.storeLoss)
+	if policy == election.StoreLossFailsafe {
+		// Only a passive on the holder's list is asked, and counts; it gets there by a renewal or two.
+		if err := wait(ctx, 30*time.Second, "the passive to be on the list of failsafe", func(ctx context.Context) error {
+			resp, err := l.store.Get(ctx, prefix+"failsafe")
+			if err != nil || len(resp.Kvs) == 0 {
+				return fmt.Errorf("there is no list: %v", err)
+			}
+			for _, side := range l.sides {
+				if list := string(resp.Kvs[0].Value); side.Name != r.From && !strings.Contains(list, side.Name) {
+					return fmt.Errorf("%s is not on it: %s", side.Name, list)
+				}
+			}
+			return nil
+		}); err != nil {
+			return r, err
+		}
+	}
+	mark, err := l.logPosition(ctx)
+	if err != nil {
+		return r, err
+	}
+
+	from := election.BootClock()
+	l.etcd.stop(syscall.SIGKILL, time.Second)
+	r.Did = fmt.Sprintf("etcd is killed, and stays away for %v; on_store_loss is %s", storeGone, policy)
+	l.out.event(r.Did)
+	if err := pause(ctx, storeGone); err != nil {
+		return r, err
+	}
+	back := election.BootClock()
+	meanwhile := l.virtual.since(from)
+	if err := l.startStore(); err != nil {
+		return r, err
+	}
+	l.out.event("etcd is started again")
+	after, err := l.healthy(ctx, 0)
+	if err != nil {
+		return r, err
+	}
+	if err := pause(ctx, settle); err != nil {
+		return r, err
+	}
+	r.To, r.TermAfter = after.active.Controller, uint64(after.active.Term)
+	if err := l.judge(ctx, &r, from, election.BootClock(), mark); err != nil {
+		return r, err
+	}
+
+	last, failed := from, 0
+	for _, p := range meanwhile {
+		if p.Err == "" {
+			last = max(last, p.Answered)
+		} else {
+			failed++
+		}
+	}
+	broken := func(format string, args ...any) { r.Broken = append(r.Broken, fmt.Sprintf(format, args...)) }
+	if policy == election.StoreLossStop {
+		l.out.event(fmt.Sprintf("the last good answer came %v after the store had gone; the lease's validity is %v", last.Sub(from).Round(time.Millisecond), timing.Validity))
+		if last.Sub(from) > timing.Validity {
+			broken("the active still served %v after the store had gone, the validity is %v", last.Sub(from), timing.Validity)
+		}
+		return r, nil
+	}
+	l.out.event(fmt.Sprintf("%d requests in %v without the store, %d failed", len(meanwhile), back.Sub(from).Round(time.Millisecond), failed))
+	if failed > 0 || len(meanwhile) == 0 {
+		broken("%d of %d requests failed while the store was away", failed, len(meanwhile))
+	}
+	return r, nil
+}
