@@ -146,7 +146,8 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 		{key: "term"},
 		{key: "request"},
 		{key: "pause"},
-		{key: "controllers/", options: []clientv3.OpOption{clientv3.WithPrefix()}},
+		// Not controllers/: what decides about a takeover is read with it, and a look for every word that the others say of
+		// themselves would be under way whenever something happens.
 	}
 	for failures := 0; ctx.Err() == nil; {
 		began := time.Now()
