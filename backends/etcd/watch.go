@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -154,6 +155,9 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 		w, err := s.watch(ctx, keys...)
 		if err == nil {
 			give()
+			// One transaction changes several keys, each with a watch of its own. A look that is taken after the hint of a
+			// revision sees everything up to it.
+			var hinted atomic.Int64
 			var reading sync.WaitGroup
 			for _, events := range w.events {
 				reading.Go(func() {
@@ -163,7 +167,9 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 							w.end(err)
 							return
 						}
-						give()
+						if news(&hinted, resp.Events) {
+							give()
+						}
 					}
 				})
 			}
@@ -182,6 +188,23 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 			s.avoidIfFailed(w)
 			pause(ctx, failures)
 			failures++
+		}
+	}
+}
+
+// news reports whether one of events is of a later revision than hinted, which it moves there.
+func news(hinted *atomic.Int64, events []*clientv3.Event) bool {
+	last := int64(0)
+	for _, e := range events {
+		last = max(last, e.Kv.ModRevision)
+	}
+	for {
+		old := hinted.Load()
+		if last <= old {
+			return false
+		}
+		if hinted.CompareAndSwap(old, last) {
+			return true
 		}
 	}
 }
