@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -201,6 +202,28 @@ func TestStartupPortMustAccept(t *testing.T) {
 	b.until("the check sees it", func() bool { return !b.servers()[c.addr].up })
 	c.start()
 	b.routedTo(c)
+}
+
+// HAProxy starts while the name of a controller's host does not resolve. Once Tanist resolves it, the runtime API must
+// be able to give the server its address; to one that never had any, HAProxy gives none.
+func TestNameThatDidNotResolveAtStartIsRouted(t *testing.T) {
+	a := newController(t, "ctl-a")
+	at := netip.MustParseAddrPort(a.addr)
+	b := newBed(t, func(c *Config) { c.Clusters[0].Controllers = []string{"http://ctl-a.invalid:8080"} })
+	b.up()
+	name := "ctl-a.invalid:8080"
+	commands, chosen := plan(Cluster{Name: "orders", Backend: "orders", Controllers: b.cfg.Clusters[0].Controllers}, desired{known: true, active: true, server: name, addr: at, accept: true}, b.servers())
+	if chosen != name {
+		t.Fatalf("the server is %q", chosen)
+	}
+	// Tanist knows of no record, and so leaves alone what is done here in its place.
+	if _, err := (socket{b.cfg.AdminSocket, 5 * time.Second}).ask(t.Context(), commands...); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.servers()[name]; s.addr != at || s.maint() {
+		t.Fatalf("after %q the server is %+v; want it at %v and in rotation", commands, s, at)
+	}
+	b.routedTo(a)
 }
 
 func TestStoreAwayKeepsTheLastKnownGood(t *testing.T) {
