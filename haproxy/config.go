@@ -127,14 +127,14 @@ func (c Config) complete() (Config, error) {
 		{"config", c.ConfigFile},
 		{"admin_socket", c.AdminSocket},
 		{"master_socket", c.MasterSocket},
-		{"stats_bind", c.StatsBind},
+		{"stats", c.StatsBind},
 		{"user", c.User},
 		{"group", c.Group},
 	} {
 		if strings.ContainsFunc(f.val, unicode.IsControl) {
 			bad("haproxy.%s: %q has a control character", f.key, f.val)
 		}
-		if f.key != "stats_bind" && strings.ContainsAny(f.val, " \t#\"'\\") {
+		if f.key != "stats" && strings.ContainsAny(f.val, " \t#\"'\\") {
 			bad("haproxy.%s: %q has a blank, a quote, a backslash or a #", f.key, f.val)
 		}
 	}
@@ -143,88 +143,106 @@ func (c Config) complete() (Config, error) {
 	}
 	names, backends := map[string]bool{}, map[string]bool{}
 	for i := range c.Clusters {
-		cl, err := c.Clusters[i].complete(c)
+		key := clusterKeys(i)
+		cl, err := c.Clusters[i].complete(c, key)
 		c.Clusters[i] = cl
 		if err != nil {
 			errs = append(errs, err)
 		}
 		if names[cl.Name] {
-			bad("cluster %q: is there twice", cl.Name)
+			bad("%s: %q is there twice", key("cluster"), cl.Name)
 		}
 		if backends[cl.Backend] {
-			bad("cluster %q: backend %q is used by another cluster", cl.Name, cl.Backend)
+			bad("%s: backend %q is used by another cluster", key("cluster"), cl.Backend)
 		}
 		names[cl.Name], backends[cl.Backend] = true, true
 	}
 	for i := range c.Hooks {
 		h := &c.Hooks[i]
 		if len(h.Command) == 0 || h.Command[0] == "" {
-			bad("haproxy.hooks[%d]: has no command", i)
+			bad("hooks[%d].command: is missing", i)
 		}
 		if h.Timeout == 0 {
 			h.Timeout = 10 * time.Second
 		}
 		if h.Timeout < 0 {
-			bad("haproxy.hooks[%d]: timeout %v is negative", i, h.Timeout)
+			bad("hooks[%d].timeout: %v is negative", i, h.Timeout)
 		}
 	}
 	return c, errors.Join(errs...)
 }
 
-func (c Cluster) complete(whole Config) (Cluster, error) {
+// clusterKeys names the settings of the cluster at index i as the configuration file does, where the first cluster is at the
+// top and under haproxy, and the others are a list. Whoever shows an error finds file, line and column by that name.
+func clusterKeys(i int) func(setting string) string {
+	return func(setting string) string {
+		switch {
+		case i > 0:
+			return fmt.Sprintf("clusters[%d].%s", i-1, setting)
+		case setting == "cluster" || strings.HasPrefix(setting, "controllers"):
+			return setting
+		default:
+			return "haproxy." + setting
+		}
+	}
+}
+
+// complete returns c with its defaults filled in, or everything that is wrong with it; key names a setting of c.
+func (c Cluster) complete(whole Config, key func(setting string) string) (Cluster, error) {
 	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("cluster %q: "+format, append([]any{c.Name}, args...)...))
+	bad := func(setting, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key(setting), fmt.Sprintf(format, args...)))
 	}
 	if !nameRE.MatchString(c.Name) {
-		bad("the name may have letters, digits, dot, dash and underscore, and begins with a letter or digit")
+		bad("cluster", "%q: a name may have letters, digits, dot, dash and underscore, and begins with a letter or digit", c.Name)
 	}
 	if c.Backend == "" {
 		c.Backend = c.Name
 	}
 	if !backendRE.MatchString(c.Backend) {
-		bad("backend %q may have letters, digits, dot, dash and underscore", c.Backend)
+		bad("cluster", "backend %q may have letters, digits, dot, dash and underscore", c.Backend)
 	}
 	if c.Mode == "" {
 		c.Mode = ModeHTTP
 	}
 	if c.Mode != ModeHTTP && c.Mode != ModeTCP {
-		bad("mode %q is neither %s nor %s", c.Mode, ModeHTTP, ModeTCP)
+		bad("mode", "%q is neither %s nor %s", c.Mode, ModeHTTP, ModeTCP)
 	}
 	if c.Check == "" {
 		c.Check = CheckTCP
 	}
 	if c.Check != CheckTCP && c.Check != CheckActive && c.Check != CheckNone {
-		bad("check %q is none of %s, %s, %s", c.Check, CheckTCP, CheckActive, CheckNone)
+		bad("check", "%q is none of %s, %s, %s", c.Check, CheckTCP, CheckActive, CheckNone)
 	}
 	if whole.ConfigFile != "" && whole.Template == "" && strings.TrimSpace(c.Bind) == "" {
-		bad("bind is empty; say where users come in, such as \":8080\"")
+		bad("bind", "is empty; say where users come in, such as \":8080\"")
 	}
 	if strings.ContainsFunc(c.Bind, unicode.IsControl) {
-		bad("bind %q has a control character", c.Bind)
+		bad("bind", "%q has a control character", c.Bind)
 	}
 	if c.Slots == 0 {
 		c.Slots = 3
 	}
 	if c.Slots < 2 || c.Slots > 64 {
-		bad("slots is %d; 2 to 64", c.Slots)
+		bad("slots", "%d; 2 to 64", c.Slots)
 	}
 	if c.HoldRequests < 0 || c.HoldRequests > time.Hour {
-		bad("hold_requests is %v; 0 to 1h", c.HoldRequests)
+		bad("hold_requests", "%v; 0 to 1h", c.HoldRequests)
 	}
 	if c.HoldRequests > 0 && len(holdSocket(whole.AdminSocket, c.Backend)) > 90 {
-		bad("the path of the hold socket %q is too long for a Unix socket (90 bytes)", holdSocket(whole.AdminSocket, c.Backend))
+		bad("hold_requests", "the path of the hold socket %q is too long for a Unix socket (90 bytes)", holdSocket(whole.AdminSocket, c.Backend))
 	}
 	seen := map[endpoint]bool{}
 	for i, u := range c.Controllers {
 		e, err := parseEndpoint(u)
+		at := fmt.Sprintf("controllers[%d]", i)
 		switch {
 		case err != nil:
-			bad("controllers[%d]: %v", i, err)
+			bad(at, "%v", err)
 		case seen[e]:
-			bad("controllers[%d]: %q is there twice", i, u)
+			bad(at, "%q is there twice", u)
 		case c.tlsMismatch(e, whole):
-			bad("controllers[%d]: %q is https, which mode http of the built-in template can't carry; use mode tcp (TLS is passed through)", i, u)
+			bad(at, "%q is https, which mode http of the built-in template can't carry; use mode tcp (TLS is passed through)", u)
 		}
 		seen[e] = true
 	}

@@ -184,8 +184,10 @@ func TestBadConfigurationIsNamedAtOnce(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		`cluster "or ders"`, "bind is empty", "mode \"udp\"", "check \"x\"", "slots is 1", "hold_requests", "controllers[0]", "there twice", "control character",
-		"haproxy.config", "admin_socket", "master_socket", "socket_mode", "reconcile", "haproxy.user", "haproxy.hooks[0]",
+		`cluster: "or ders"`, "haproxy.bind: is empty", `haproxy.mode: "udp"`, `haproxy.check: "x"`, "haproxy.slots: 1", "haproxy.hold_requests: -1ns",
+		"\ncontrollers[0]: ", "\ncontrollers[3]: \"http://b:80\" is there twice", "clusters[0].bind: \":1\\nevil\" has a control character",
+		"clusters[1].cluster: \"x\" is there twice",
+		"haproxy.config", "admin_socket", "master_socket", "socket_mode", "reconcile", "haproxy.user", "\nhooks[0].command: ",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
