@@ -90,14 +90,16 @@ func (l *load) end() {
 }
 
 // plannedMove does what two sidecars do: unpublish, stop, release, acquire, start, publish. It returns when the
-// record of the new active is out, with the moments of the unpublishing and of the start. drained: the old one stops only after
-// the proxy has taken note and what was in flight is answered; otherwise at the moment it is unpublished.
-func (b *bed) plannedMove(from, to *controller, term election.Term, start time.Duration, drained bool) (begun, up time.Time) {
-	begun = time.Now()
+// record of the new active is out, with the moments of the stop and of the start. drained: the old one stops only after
+// the proxy has taken note and what was in flight is answered; otherwise as long after the unpublishing as a sidecar waits.
+func (b *bed) plannedMove(from, to *controller, term election.Term, start time.Duration, drained bool) (stopped, up time.Time) {
 	b.store.publish(from.record(term-1, election.StateStopping))
 	if drained {
 		b.until("the proxy drains", func() bool { s := b.servers()[from.addr]; return s.drain() && s.sessions == 0 })
+	} else {
+		time.Sleep(25 * time.Millisecond) // run.drain
 	}
+	stopped = time.Now()
 	from.stop()
 	from.active.Store(false)
 	b.store.vacate()
@@ -107,7 +109,7 @@ func (b *bed) plannedMove(from, to *controller, term election.Term, start time.D
 	to.start()
 	up = time.Now()
 	b.store.publish(to.record(term, election.StateServing))
-	return begun, up
+	return stopped, up
 }
 
 func TestRequestsWaitDuringAPlannedMove(t *testing.T) {
@@ -118,8 +120,8 @@ func TestRequestsWaitDuringAPlannedMove(t *testing.T) {
 	}{
 		{"held http", ModeHTTP, 30 * time.Second, true},
 		{"held tcp", ModeTCP, 30 * time.Second, true},
-		{"held http, stopped at once", ModeHTTP, 30 * time.Second, false},
-		{"not held", ModeHTTP, 0, true},
+		{"held http, the sidecar's pause", ModeHTTP, 30 * time.Second, false},
+		{"not held", ModeHTTP, 0, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cs := []*controller{newController(t, "ctl-a"), newController(t, "ctl-b")}
@@ -140,11 +142,11 @@ func TestRequestsWaitDuringAPlannedMove(t *testing.T) {
 			type span struct{ from, to time.Time }
 			var spans []span
 			for i := range times(3, 20) {
-				begun, up := b.plannedMove(cs[i%2], cs[(i+1)%2], election.Term(i+2), 300*time.Millisecond, tc.drained)
+				stopped, up := b.plannedMove(cs[i%2], cs[(i+1)%2], election.Term(i+2), 300*time.Millisecond, tc.drained)
 				n := cs[(i+1)%2].served.Load()
 				b.until("the new active serves", func() bool { return cs[(i+1)%2].served.Load() > n })
 				gaps = append(gaps, time.Since(up))
-				spans = append(spans, span{begun, time.Now()})
+				spans = append(spans, span{stopped, time.Now()})
 				b.until("it serves for a while", func() bool { return cs[(i+1)%2].served.Load() > n+200 })
 			}
 			l.end()
@@ -157,12 +159,13 @@ func TestRequestsWaitDuringAPlannedMove(t *testing.T) {
 					outside = append(outside, f)
 				}
 			}
-			t.Logf("%d moves under %d/s: %d answered, %d failed (%d of them outside a move, unpublish to first answer), most at once %d; latency %s; serving → answered %s",
+			t.Logf("%d moves under %d/s: %d answered, %d failed (%d of them outside a move, stop to first answer), most at once %d; latency %s; serving → answered %s",
 				len(spans), rate, len(l.took), len(l.failed), len(outside), l.most, quantiles(l.took), quantiles(gaps))
 			if len(outside) > 0 {
 				t.Errorf("failed outside a move: %v", outside[0])
 			}
-			if tc.hold > 0 && tc.drained && len(l.failed) > 0 {
+			// A busy host may need longer than the sidecar waits.
+			if tc.hold > 0 && (tc.drained || long()) && len(l.failed) > 0 {
 				t.Errorf("%d requests failed that should have waited: %v", len(l.failed), l.failed[0])
 			}
 			if tc.hold == 0 && len(l.failed) == 0 {

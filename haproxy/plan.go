@@ -14,7 +14,8 @@ type desired struct {
 	server string         // its server, if the set of controllers is known; "" means any slot
 	addr   netip.AddrPort // where it is; zero: not known yet
 	accept bool           // its startup port accepted a connection: it may be put into rotation
-	drain  bool           // it is stopping: it may finish what it has, and gets nothing new
+	drain  bool           // it is stopping
+	queue  bool           // requests that can't be served now wait
 	check  netip.AddrPort // where HAProxy is to check the sidecar (CheckActive); zero: nowhere
 }
 
@@ -70,8 +71,9 @@ func plan(cl Cluster, d desired, have map[string]server) (commands []string, cho
 	}
 	switch {
 	case d.drain:
-		// One that is not in rotation stays out; one that is finishes what it has.
-		if !s.maint() && !s.drain() {
+		// One that is not in rotation stays out. One that is finishes what it has, and gets nothing new if that can wait; if it
+		// can't, the old one still is better than nobody: it is the only one, and goes on answering until it is told to stop.
+		if d.queue && !s.maint() && !s.drain() {
 			do("set server %s state drain", at)
 		}
 	case s.maint() || s.drain():

@@ -401,7 +401,7 @@ func (f *follower) desired() desired {
 	if f.target == nil || f.target.state != election.StateServing && f.target.state != election.StateStopping {
 		return d
 	}
-	d.active, d.drain = true, f.target.state == election.StateStopping
+	d.active, d.drain, d.queue = true, f.target.state == election.StateStopping, f.cl.HoldRequests > 0
 	if len(f.cl.Controllers) > 0 {
 		d.server = serverName(f.target.at)
 	}

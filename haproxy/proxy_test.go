@@ -165,6 +165,7 @@ func TestOlderTermIsDropped(t *testing.T) {
 func TestOnlyServingIsRouted(t *testing.T) {
 	a := newController(t, "ctl-a")
 	b := newBed(t, known(a))
+	b.cfg.Clusters[0].HoldRequests = 10 * time.Millisecond // else one that is stopping goes on until it is gone
 	b.up()
 	b.store.publish(a.record(1, election.StateStarting))
 	b.until("the record is known", func() bool { return b.proxy.Status().Clusters[0].State == election.StateStarting })

@@ -65,7 +65,8 @@ func TestPlan(t *testing.T) {
 			[]string{"set server o/" + a + " state maint", "shutdown sessions server o/" + a},
 			b,
 		},
-		{"stopping: drained", fixed, desired{known: true, active: true, drain: true, server: a, addr: at(a)}, have(in(a, a)), []string{"set server o/" + a + " state drain"}, a},
+		{"stopping, nothing waits: stays in", fixed, desired{known: true, active: true, drain: true, server: a, addr: at(a)}, have(in(a, a)), nil, a},
+		{"stopping: drained", fixed, desired{known: true, active: true, drain: true, queue: true, server: a, addr: at(a)}, have(in(a, a)), []string{"set server o/" + a + " state drain"}, a},
 		{"stopping and out: stays out", fixed, desired{known: true, active: true, drain: true, server: a, addr: at(a)}, have(out(a, a)), nil, a},
 		{"sessions left over", fixed, desired{known: true}, have(server{name: a, addr: at(a), admin: 1, sessions: 2}), []string{"shutdown sessions server o/" + a}, ""},
 		{
