@@ -109,7 +109,7 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "a holder that died ends the hold-off", snap: vacant(Breadcrumb{Term: 7, Controller: "ctl-a", Incarnation: "a-1", Validity: 4 * time.Second}),
-			now: 101 * second, holdOff: 130 * second, code: CodeClaim, claim: true, term: 8, notBefore: Instant(100 * second).Add(Outlast(4 * time.Second)),
+			now: 101 * second, holdOff: 130 * second, code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(4 * time.Second)),
 		},
 		{name: "hold-off over", snap: vacant(clean), now: 130 * second, holdOff: 130 * second, code: CodeClaim, claim: true, term: 8},
 		{
