@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rs/zerolog"
 
+	"github.com/tanist/tanist/backends/consul/consultest"
 	"github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
 	"github.com/tanist/tanist/election"
@@ -47,12 +48,30 @@ func TestScripts(t *testing.T) {
 		t.Skip("-short")
 	}
 	servers := etcdtest.Start(t, 1)
+	transcripts(t, "script", map[string]string{"ETCD": servers.Endpoints()[0]})
+}
+
+// TestScriptsOnConsul: the same on Consul.
+func TestScriptsOnConsul(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	servers := consultest.Start(t, consultest.Options{})
+	transcripts(t, "consul", map[string]string{
+		"CONSUL": servers.Servers[0].URL(), "CONSUL_HTTP_ADDR": servers.Servers[0].URL(), "CONSUL_BINARY": servers.Binary(),
+	})
+}
+
+// transcripts runs those of a directory. Variables are set for them.
+func transcripts(t *testing.T, dir string, variables map[string]string) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", "script"),
+		Dir:                 filepath.Join("testdata", dir),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("ETCD", servers.Endpoints()[0])
+			for name, value := range variables {
+				env.Setenv(name, value)
+			}
 			env.Setenv("SUDO_USER", "ana")
 			env.Setenv("NO_COLOR", "1")
 			// Every script has the store for itself, by its prefix.
