@@ -10,7 +10,7 @@ import (
 
 func openConsul(c storeConfig, log zerolog.Logger) (store, error) {
 	cc := consul.Config{
-		Cluster: c.Cluster, Address: c.Consul.Address, Token: string(c.Consul.Token), TokenFile: c.Consul.TokenFile, Datacenter: c.Consul.Datacenter,
+		Cluster: c.Cluster, Address: c.Consul.Address, Others: c.Consul.Others, Token: string(c.Consul.Token), TokenFile: c.Consul.TokenFile, Datacenter: c.Consul.Datacenter,
 		TLS: consul.TLS{
 			CAFile: c.Consul.TLS.CAFile, CertFile: c.Consul.TLS.CertFile, KeyFile: c.Consul.TLS.KeyFile, ServerName: c.Consul.TLS.ServerName,
 		},
@@ -18,7 +18,7 @@ func openConsul(c storeConfig, log zerolog.Logger) (store, error) {
 	}
 	// What is announced is the controllers' affair, whatever a file says that all processes share.
 	if s := c.Consul.Service; s.Name != "" && !c.Agents {
-		cc.Service = &consul.Service{Name: s.Name, Connect: s.Connect}
+		cc.Service = &consul.Service{Name: s.Name, Connect: s.Connect, ProxyPort: s.ProxyPort}
 	}
 	s, err := consul.Open(cc)
 	if err != nil {

@@ -212,6 +212,18 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 		if isURL && u.Scheme != "https" && consul.TLS != (TLS{}) {
 			d.wrong("consul.tls", "it is set, and consul.address %s is not https", consul.Address)
 		}
+		for i, other := range consul.Others {
+			key := fmt.Sprintf("consul.others[%d]", i)
+			switch o, err := url.Parse(other); {
+			case err != nil || o.Host == "" || o.Scheme != "http" && o.Scheme != "https":
+				d.wrong(key, "%q is not a URL: write http://10.0.0.12:8500", other)
+			case isURL && o.Scheme != u.Scheme:
+				d.wrong(key, "it begins with %s://, and consul.address with %s://: give all the same", o.Scheme, u.Scheme)
+			}
+		}
+		if p := consul.Service.ProxyPort; p < 1 || p > 65535 {
+			d.wrong("consul.service.proxy_port", "%d is not a port", p)
+		}
 		d.needed("consul.token_file", consul.TokenFile)
 		d.tls("consul.tls", consul.TLS)
 		if consul.Service.Name != "" && !nameRule.MatchString(consul.Service.Name) {

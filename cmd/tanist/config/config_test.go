@@ -185,6 +185,11 @@ func TestProblems(t *testing.T) {
 		}},
 		{"half a certificate", good + "etcd: {tls: {cert_file: /etc/hostname}}\n", []string{"f.yml:7:8: etcd.tls: cert_file and key_file belong together"}},
 		{"an endpoint with a password", good + "etcd: {endpoints: [\"http://a:b@h:2379\"]}\n", []string{"etcd.endpoints[0]: it has a user or password in it"}},
+		{"another Consul of another scheme", good + "store: consul\nconsul: {others: [\"https://10.0.0.2:8501\", \"10.0.0.3\"]}\n", []string{
+			"f.yml:8:19: consul.others[0]: it begins with https://, and consul.address with http://: give all the same",
+			`f.yml:8:45: consul.others[1]: "10.0.0.3" is not a URL: write http://10.0.0.12:8500`,
+		}},
+		{"a proxy port that is none", good + "store: consul\nconsul: {service: {name: orders, connect: true, proxy_port: 70000}}\n", []string{"f.yml:8:61: consul.service.proxy_port: 70000 is not a port"}},
 		{"a Consul address without a scheme", good + "store: consul\nconsul: {address: \"localhost:8500\"}\n", []string{`f.yml:8:19: consul.address: "localhost:8500" is not a URL`}},
 		{"an agent without a command", "kind: agent\ncluster: orders\nname: a\n", []string{"f.yml:1:1: run: it is missing: run.command says what the agent is"}},
 		{"a mode that is none", "kind: agent\ncluster: orders\nname: a\nrun: {command: [/bin/sh], files: [{template: /etc/hostname, path: /tmp/x, mode: \"0640x\"}]}\n", []string{

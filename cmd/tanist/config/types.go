@@ -36,6 +36,7 @@ type Etcd struct {
 // Consul is a Consul agent.
 type Consul struct {
 	Address    string        `yaml:"address"`
+	Others     []string      `yaml:"others"`
 	TokenFile  string        `yaml:"token_file"`
 	Datacenter string        `yaml:"datacenter"`
 	TLS        TLS           `yaml:"tls"`
@@ -61,6 +62,8 @@ func (Hidden) MarshalText() ([]byte, error) { return []byte("***"), nil }
 type ConsulService struct {
 	Name    string `yaml:"name"`
 	Connect bool   `yaml:"connect"`
+	// ProxyPort is where the Connect proxy beside the active listens; 0: 21000.
+	ProxyPort int `yaml:"proxy_port"`
 }
 
 // TLS says who is trusted and who we are.
@@ -350,7 +353,7 @@ type ProxyHook struct {
 
 func storeDefaults() (Etcd, Consul) {
 	return Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/tanist"},
-		Consul{Address: "http://127.0.0.1:8500"}
+		Consul{Address: "http://127.0.0.1:8500", Service: ConsulService{ProxyPort: 21000}}
 }
 
 // NewController returns the defaults of kind controller. The name is the host's.
