@@ -187,7 +187,7 @@ func TestProblems(t *testing.T) {
 		{"an endpoint with a password", good + "etcd: {endpoints: [\"http://a:b@h:2379\"]}\n", []string{"etcd.endpoints[0]: it has a user or password in it"}},
 		{"another Consul of another scheme", good + "store: consul\nconsul: {others: [\"https://10.0.0.2:8501\", \"10.0.0.3\"]}\n", []string{
 			"f.yml:8:19: consul.others[0]: it begins with https://, and consul.address with http://: give all the same",
-			`f.yml:8:45: consul.others[1]: "10.0.0.3" is not a URL: write http://10.0.0.12:8500`,
+			`f.yml:8:44: consul.others[1]: "10.0.0.3" is not a URL: write http://10.0.0.12:8500`,
 		}},
 		{"a proxy port that is none", good + "store: consul\nconsul: {service: {name: orders, connect: true, proxy_port: 70000}}\n", []string{"f.yml:8:61: consul.service.proxy_port: 70000 is not a port"}},
 		{"a Consul address without a scheme", good + "store: consul\nconsul: {address: \"localhost:8500\"}\n", []string{`f.yml:8:19: consul.address: "localhost:8500" is not a URL`}},
