@@ -259,6 +259,15 @@ func TestGuardFrozenTooTheFenceHolds(t *testing.T) {
 	}
 }
 
+// TestTourOnConsul: the lab on the other store. The short form has one part of the tour.
+func TestTourOnConsul(t *testing.T) {
+	args, runs := []string{"--store", "consul", "--scenario", "kill-controller"}, 1
+	if *full {
+		args, runs = args[:2], 6
+	}
+	promises(t, tour(t, args...), runs)
+}
+
 // TestStoreAway: the store dies and comes back, and users notice nothing where that is asked for. The lab judges; this is its only
 // scenario in which the active stays the same.
 func TestStoreAway(t *testing.T) {

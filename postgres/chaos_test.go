@@ -300,7 +300,8 @@ SELECT coalesce(bool_and(before < term), true) FROM opens WHERE before IS NOT NU
 	}
 }
 
-// The checker has to see a design that leaks.
+// The checker has to see a design that leaks. One that leaks at every turn is taken, because those that leak now and then do it
+// too seldom on a busy host; the harness of stale writers is shown all of them.
 func TestChaosSeesALeak(t *testing.T) {
 	r := newRepositoryOn(t, chaosServer(t), "a", "b")
 	c := &chaos{r: r}
@@ -309,7 +310,7 @@ func TestChaosSeesALeak(t *testing.T) {
 	c.raise = func(ctx context.Context, name string, term election.Term) (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		return broken.lateSecret(ctx, name, term)
+		return broken.noFence(ctx, name, term)
 	}
 	for i := range 10 {
 		c.run(3*time.Second, false)

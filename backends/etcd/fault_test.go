@@ -178,6 +178,7 @@ func TestPublicationAfterLoss(t *testing.T) {
 	s, link := h.openLinked(t)
 	rival := h.open(t, c.Endpoints()...)
 	lease := hold(t, s, 30*time.Second)
+	s.wrote("", 0) // as after a restart: it has to look
 	link.HoldReplies()
 	published := make(chan error, 1)
 	reads := h.reads(t, c)
@@ -193,6 +194,25 @@ func TestPublicationAfterLoss(t *testing.T) {
 	theirs := hold(t, rival, 30*time.Second)
 	link.Heal()
 	if err := <-published; !errors.Is(err, election.ErrLost) {
+		t.Errorf("publication after the loss: %v, want ErrLost", err)
+	}
+	if snap, err := rival.Read(ctxFor(t, 20*time.Second)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
+		t.Errorf("the role key: %+v bound to %q, %v", snap.Active, snap.ActiveLease, err)
+	}
+}
+
+// What a publication remembers may be old too.
+func TestPublicationAfterLossFromMemory(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	h := newHarness(t, c)
+	s, rival := h.open(t, c.Endpoints()...), h.open(t, c.Endpoints()...)
+	lease := hold(t, s, 30*time.Second)
+	if err := rival.Delete(ctxFor(t, 20*time.Second), "active", 0); err != nil {
+		t.Fatal(err)
+	}
+	theirs := hold(t, rival, 30*time.Second)
+	err := s.Publish(ctxFor(t, 20*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
+	if !errors.Is(err, election.ErrLost) {
 		t.Errorf("publication after the loss: %v, want ErrLost", err)
 	}
 	if snap, err := rival.Read(ctxFor(t, 20*time.Second)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {

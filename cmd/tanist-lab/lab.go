@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
@@ -39,6 +37,7 @@ type options struct {
 	runs      int
 	keep      bool
 	profile   string
+	store     string
 	storeLoss string
 	json      string
 	tanist    string
@@ -61,6 +60,8 @@ func (o options) check() error {
 		return &usageError{fmt.Sprintf("--runs %d: it must be at least 1", o.runs)}
 	case o.profile != election.ProfileFast && o.profile != election.ProfileDefault:
 		return &usageError{fmt.Sprintf("unknown profile %q: it is fast or default", o.profile)}
+	case o.store != "etcd" && o.store != "consul":
+		return &usageError{fmt.Sprintf("unknown store %q: it is etcd or consul", o.store)}
 	case !slices.Contains(storeLosses, election.StoreLoss(o.storeLoss)):
 		return &usageError{fmt.Sprintf("unknown --on-store-loss %q: it is stop, failsafe or keep", o.storeLoss)}
 	case o.probe < time.Millisecond || o.probe > time.Second:
@@ -98,10 +99,7 @@ type lab struct {
 	tanist string
 	out    *printer
 
-	etcdURL    string
-	etcdPeer   string
-	etcd       *proc
-	store      *clientv3.Client
+	store      store
 	repository *private.Server
 	super      string // connection string of the repository's superuser
 	proxy      *proc
@@ -174,7 +172,7 @@ func labMain(ctx context.Context, dir string, o options) (err error) {
 			return l.explain(err)
 		}
 	}
-	l.out.results(results, l.story)
+	l.out.results(results, l)
 	if o.json != "" {
 		if err := writeJSON(o.json, results); err != nil {
 			return err
@@ -231,10 +229,10 @@ func (l *lab) up(ctx context.Context) error {
 	}
 	next := func() string { p := ports[0]; ports = ports[1:]; return p }
 
-	l.out.step("etcd, PostgreSQL")
-	l.etcdURL, l.etcdPeer = "http://"+next(), "http://"+next()
-	if err := l.startStore(); err != nil {
-		return err
+	l.out.step(l.opts.store + ", PostgreSQL")
+	l.store = &consulStore{dir: l.path("consul")}
+	if client, peer := "http://"+next(), "http://"+next(); l.opts.store == "etcd" {
+		l.store = &etcdStore{self: l.self, dir: l.path("etcd"), logs: l.path("log"), client: client, peer: peer}
 	}
 	for _, name := range []string{"a", "b"} {
 		s := &side{Name: "ctl-" + name, listen: next(), apiListen: next(), check: next(), Config: l.path("ctl-" + name + ".yml")}
@@ -260,17 +258,7 @@ func (l *lab) up(ctx context.Context) error {
 	if err := l.repositoryUp(ctx); err != nil {
 		return err
 	}
-	l.store, err = clientv3.New(clientv3.Config{Endpoints: []string{l.etcdURL}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(), Context: ctx})
-	if err != nil {
-		return fmt.Errorf("cannot use etcd: %v", err)
-	}
-	if err := wait(ctx, 30*time.Second, "etcd to answer", func(ctx context.Context) error {
-		if !l.etcd.alive() {
-			return finalError{errors.New("etcd ended")}
-		}
-		_, err := l.store.Get(ctx, prefix)
-		return err
-	}); err != nil {
+	if err := l.store.start(ctx); err != nil {
 		return err
 	}
 	l.out.step("HAProxy")
@@ -307,11 +295,6 @@ func (l *lab) up(ctx context.Context) error {
 	}
 	l.out.step(fmt.Sprintf("all up in %.1f s, in %s", time.Since(begun).Seconds(), l.dir))
 	return nil
-}
-
-func (l *lab) startStore() (err error) {
-	l.etcd, err = spawn(l.path("log"), "etcd", l.self, []string{"etcd", "--dir", l.path("etcd"), "--client", l.etcdURL, "--peer", l.etcdPeer}, nil)
-	return err
 }
 
 // repositoryUp starts PostgreSQL and prepares the fence and the table of the demo.
@@ -367,8 +350,7 @@ var configs = template.Must(template.New("").Parse(`
 {{define "controller"}}kind: controller
 cluster: {{.Cluster}}
 name: {{.Name}}
-store: etcd
-etcd: {endpoints: ["{{.Etcd}}"]}
+{{.Store}}
 lease: {profile: {{.Profile}}}
 on_store_loss: {{.StoreLoss}}
 {{- if eq .StoreLoss "failsafe"}}
@@ -399,8 +381,7 @@ log: {level: info, format: console}
 {{define "agent"}}kind: agent
 cluster: {{.Cluster}}
 name: {{.Name}}
-store: etcd
-etcd: {endpoints: ["{{.Etcd}}"]}
+{{.Store}}
 run:
   command: ["{{.Self}}", agent, --name, {{.Name}}, --server, "{{"{{ .Active.URL }}"}}", --record, "{{.Record}}"]
   stop_timeout: 2s
@@ -411,8 +392,7 @@ log: {level: info, format: console}
 {{end}}
 {{define "haproxy"}}kind: haproxy
 cluster: {{.Cluster}}
-store: etcd
-etcd: {endpoints: ["{{.Etcd}}"]}
+{{.Store}}
 controllers: [{{range $i, $u := .Controllers}}{{if $i}}, {{end}}"{{$u}}"{{end}}]
 haproxy:
   config: {{.Dir}}/haproxy.cfg
@@ -428,7 +408,7 @@ log: {level: info, format: console}
 // special to the lab.
 func (l *lab) writeConfigs(virtual, proxyListen string) error {
 	write := func(name, kind string, data map[string]any) error {
-		data["Cluster"], data["Etcd"], data["Profile"], data["Self"], data["Dir"] = cluster, l.etcdURL, l.opts.profile, l.self, l.dir
+		data["Cluster"], data["Store"], data["Profile"], data["Self"], data["Dir"] = cluster, l.store.config(), l.opts.profile, l.self, l.dir
 		data["StoreLoss"] = l.opts.storeLoss
 		var b strings.Builder
 		if err := configs.ExecuteTemplate(&b, kind, data); err != nil {
@@ -468,15 +448,23 @@ func (l *lab) down() {
 	}
 	wg.Wait()
 	if l.store != nil {
-		_ = l.store.Close() // before the server, which would wait for it
+		l.store.close()
 	}
-	l.etcd.stop(syscall.SIGTERM, 5*time.Second)
 	if l.repository != nil {
 		if err := l.repository.Stop(); err != nil {
 			fmt.Fprintf(os.Stderr, "tanist-lab: %v\n", err)
 		}
 	}
 	sweep(nil)
+}
+
+// processes returns what was started.
+func (l *lab) processes() []*proc {
+	all := slices.Concat([]*proc{l.proxy}, l.watches(), l.sidecars())
+	if l.store != nil {
+		all = append(all, l.store.process())
+	}
+	return slices.DeleteFunc(all, func(p *proc) bool { return p == nil })
 }
 
 func (l *lab) watches() (all []*proc) {
@@ -499,10 +487,7 @@ func (l *lab) explain(err error) error {
 		return err
 	}
 	var b strings.Builder
-	for _, p := range slices.Concat([]*proc{l.etcd, l.proxy}, l.watches(), l.sidecars()) {
-		if p == nil {
-			continue
-		}
+	for _, p := range l.processes() {
 		state := ""
 		if !p.alive() {
 			state = " (ended: " + p.cmd.ProcessState.String() + ")"
@@ -515,7 +500,8 @@ func (l *lab) explain(err error) error {
 // facts are what an outside check needs to know of a running lab; they are in lab.json in the lab's directory.
 type facts struct {
 	VirtualURL string         `json:"virtual_url"`
-	Etcd       string         `json:"etcd"`
+	Etcd       string         `json:"etcd,omitempty"`
+	Consul     string         `json:"consul,omitempty"`
 	Repository string         `json:"repository"`
 	Tanist     string         `json:"tanist"`
 	Sides      []*side        `json:"sides"`
@@ -523,8 +509,11 @@ type facts struct {
 }
 
 func (l *lab) writeFacts() error {
-	f := facts{VirtualURL: l.virtualURL, Etcd: l.etcdURL, Repository: l.super, Tanist: l.tanist, Sides: l.sides, PIDs: map[string]int{}}
-	for _, p := range slices.Concat([]*proc{l.etcd, l.proxy}, l.watches(), l.sidecars()) {
+	f := facts{VirtualURL: l.virtualURL, Repository: l.super, Tanist: l.tanist, Sides: l.sides, PIDs: map[string]int{}}
+	if f.Etcd = l.store.url(); l.opts.store == "consul" {
+		f.Etcd, f.Consul = "", f.Etcd
+	}
+	for _, p := range l.processes() {
 		f.PIDs[p.name] = p.pid()
 	}
 	return writeJSON(l.path("lab.json"), f)
@@ -595,40 +584,40 @@ type view struct {
 }
 
 func (l *lab) view(ctx context.Context) (view, error) {
-	resp, err := l.store.Get(ctx, prefix, clientv3.WithPrefix())
+	all, err := l.store.read(ctx)
 	if err != nil {
 		return view{}, fmt.Errorf("cannot read the store: %v", err)
 	}
 	v := view{histories: map[election.Term]election.History{}}
-	for _, kv := range resp.Kvs {
-		key := strings.TrimPrefix(string(kv.Key), prefix)
+	for key, text := range all {
+		value := []byte(text)
 		dir, _, _ := strings.Cut(key, "/")
 		switch dir {
 		case "active":
-			a, err := election.DecodeActive(kv.Value)
+			a, err := election.DecodeActive(value)
 			if err != nil {
 				return v, err
 			}
 			v.active = &a
 		case "term":
-			if v.term, err = election.DecodeBreadcrumb(kv.Value); err != nil {
+			if v.term, err = election.DecodeBreadcrumb(value); err != nil {
 				return v, err
 			}
 		case "controllers":
 			var c election.Controller
-			if err := json.Unmarshal(kv.Value, &c); err != nil {
+			if err := json.Unmarshal(value, &c); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
 			}
 			v.controllers = append(v.controllers, c)
 		case "agents":
 			var a election.Agent
-			if err := json.Unmarshal(kv.Value, &a); err != nil {
+			if err := json.Unmarshal(value, &a); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
 			}
 			v.agents = append(v.agents, a)
 		case "history":
 			var h election.History
-			if err := json.Unmarshal(kv.Value, &h); err != nil {
+			if err := json.Unmarshal(value, &h); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
 			}
 			v.histories[h.Term] = h

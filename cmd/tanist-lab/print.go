@@ -12,7 +12,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
@@ -106,12 +105,13 @@ func (p *printer) verdict(r result) {
 
 // results prints the table of the whole tour. With several runs of a part it shows the medians, and the worst of
 // what must be zero.
-func (p *printer) results(r *results, s *story) {
+func (p *printer) results(r *results, l *lab) {
 	if len(r.Runs) == 0 {
 		return
 	}
-	p.section("What etcdctl watch --prefix " + prefix + "role/ showed")
-	p.print("%s", s.columns())
+	_, watch, _ := l.store.commands()
+	p.section("What " + watch + " showed")
+	p.print("%s", l.story.columns())
 
 	p.section("The tour")
 	var b strings.Builder
@@ -161,8 +161,8 @@ func (p *printer) keep(l *lab) {
 	fmt.Fprintf(t, "  repository\tpsql %q\n", l.super)
 	fmt.Fprintf(t, "  files, logs\t%s\n", l.dir)
 	_ = t.Flush() // into memory
-	p.print("%s\n  export ETCDCTL_ENDPOINTS=%s\n  etcdctl watch --prefix %srole/\n  etcdctl get --prefix %s\n  %s list -c %s\n",
-		b.String(), l.etcdURL, prefix, prefix, l.tanist, l.sides[0].Config)
+	environment, watch, get := l.store.commands()
+	p.print("%s\n  export %s\n  %s\n  %s\n  %s list -c %s\n", b.String(), environment, watch, get, l.tanist, l.sides[0].Config)
 }
 
 // line shows the cluster in one line: who is active, who is passive, where the agents are, and what users get.
@@ -221,7 +221,7 @@ func (l *lab) picture(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// story is what `etcdctl watch --prefix /tanist/lab/role/` prints, kept and printed live.
+// story is what the store's own tool (`etcdctl watch --prefix /tanist/lab/role/`) prints, kept and printed live.
 type story struct {
 	mu    sync.Mutex
 	lines []storyLine
@@ -233,32 +233,13 @@ type storyLine struct {
 	key, value string
 }
 
-// watch follows the roles until ctx ends. A watch that breaks goes on behind the last event that was seen.
-func (s *story) watch(ctx context.Context, store *clientv3.Client, out *printer) {
-	next := int64(0)
-	if first, err := store.Get(ctx, prefix+"role/", clientv3.WithPrefix()); err == nil {
-		for _, kv := range first.Kvs {
-			s.add(storyLine{time.Now(), "PUT", string(kv.Key), string(kv.Value)})
-		}
-		next = first.Header.Revision + 1
-	}
-	for ctx.Err() == nil {
-		for resp := range store.Watch(clientv3.WithRequireLeader(ctx), prefix+"role/", clientv3.WithPrefix(), clientv3.WithRev(next)) {
-			for _, e := range resp.Events {
-				line := storyLine{time.Now(), e.Type.String(), string(e.Kv.Key), string(e.Kv.Value)}
-				s.add(line)
-				out.event(line.String())
-				next = e.Kv.ModRevision + 1
-			}
-			if resp.CompactRevision > 0 {
-				next = resp.CompactRevision
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+// watch follows the roles until ctx ends.
+func (s *story) watch(ctx context.Context, from store, out *printer) {
+	from.follow(ctx, func(kind, key, value string) {
+		line := storyLine{time.Now(), kind, key, value}
+		s.add(line)
+		out.event(line.String())
+	})
 }
 
 func (s *story) add(line storyLine) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tanist/tanist/election"
@@ -29,12 +28,12 @@ func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
 	if policy == election.StoreLossFailsafe {
 		// Only a passive on the holder's list is asked, and counts; it gets there by a renewal or two.
 		if err := wait(ctx, 30*time.Second, "the passive to be on the list of failsafe", func(ctx context.Context) error {
-			resp, err := l.store.Get(ctx, prefix+"failsafe")
-			if err != nil || len(resp.Kvs) == 0 {
-				return fmt.Errorf("there is no list: %v", err)
+			all, err := l.store.read(ctx)
+			if err != nil {
+				return err
 			}
 			for _, side := range l.sides {
-				if list := string(resp.Kvs[0].Value); side.Name != r.From && !strings.Contains(list, side.Name) {
+				if list := all["failsafe"]; side.Name != r.From && !strings.Contains(list, side.Name) {
 					return fmt.Errorf("%s is not on it: %s", side.Name, list)
 				}
 			}
@@ -49,18 +48,18 @@ func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
 	}
 
 	from := election.BootClock()
-	l.etcd.stop(syscall.SIGKILL, time.Second)
-	r.Did = fmt.Sprintf("etcd is killed, and stays away for %v; on_store_loss is %s", storeGone, policy)
+	l.store.kill()
+	r.Did = fmt.Sprintf("%s is killed, and stays away for %v; on_store_loss is %s", l.opts.store, storeGone, policy)
 	l.out.event(r.Did)
 	if err := pause(ctx, storeGone); err != nil {
 		return r, err
 	}
 	back := election.BootClock()
 	meanwhile := l.virtual.since(from)
-	if err := l.startStore(); err != nil {
+	if err := l.store.start(ctx); err != nil {
 		return r, err
 	}
-	l.out.event("etcd is started again")
+	l.out.event(l.opts.store + " is started again")
 	after, err := l.healthy(ctx, 0)
 	if err != nil {
 		return r, err

@@ -20,6 +20,13 @@ const consulPackage = "github.com/hashicorp/consul"
 func Build(ctx context.Context) (string, error) {
 	_, here, _, _ := runtime.Caller(0)
 	tools := filepath.Join(filepath.Dir(here), "..", "..", "..", "tools", "consul")
+	if !filepath.IsAbs(here) { // built with -trimpath, so the source tree is to be found from where this runs
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+		if err != nil {
+			return "", errors.New("cannot build consul: run it in a checkout of this module")
+		}
+		tools = filepath.Join(strings.TrimSpace(string(root)), "tools", "consul")
+	}
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = tools
