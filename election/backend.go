@@ -35,8 +35,8 @@ type Backend interface {
 	// Read returns everything that the election needs, as of one moment that is not before the call.
 	Read(ctx context.Context) (Snapshot, error)
 
-	// Watch returns a channel that receives a hint after anything that Read returns may have changed, but for what the
-	// controllers say of themselves, which is read with the rest whenever it matters. Hints
+	// Watch returns a channel that receives a hint after anything that Read returns may have changed; what a controller that is
+	// known says of itself may be left out, because it is read with the rest whenever it matters. Hints
 	// coalesce, may be late and may be spurious; the channel has a buffer of one and is closed when ctx has ended.
 	Watch(ctx context.Context) <-chan struct{}
 

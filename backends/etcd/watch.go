@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,8 +148,7 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 		{key: "term"},
 		{key: "request"},
 		{key: "pause"},
-		// Not controllers/: what decides about a takeover is read with it, and a look for every word that the others say of
-		// themselves would be under way whenever something happens.
+		{key: "controllers/", options: []clientv3.OpOption{clientv3.WithPrefix()}},
 	}
 	for failures := 0; ctx.Err() == nil; {
 		began := time.Now()
@@ -167,7 +167,7 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 							w.end(err)
 							return
 						}
-						if news(&hinted, resp.Events) {
+						if s.news(&hinted, resp.Events) {
 							give()
 						}
 					}
@@ -192,10 +192,15 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 	}
 }
 
-// news reports whether one of events is of a later revision than hinted, which it moves there.
-func news(hinted *atomic.Int64, events []*clientv3.Event) bool {
+// news reports whether one of events is of a later revision than hinted, which it moves there. That a controller comes or goes is
+// news, and what it says of itself is not: that is read with the rest when it matters, and a look for every word of it would be
+// under way whenever something happens.
+func (s *Store) news(hinted *atomic.Int64, events []*clientv3.Event) bool {
 	last := int64(0)
 	for _, e := range events {
+		if e.IsModify() && strings.HasPrefix(string(e.Kv.Key), s.root+"controllers/") {
+			continue
+		}
 		last = max(last, e.Kv.ModRevision)
 	}
 	for {

@@ -818,9 +818,11 @@ func (s *suite) watch() {
 		{"claim", func() { lease, _ = s.reign(b, "ctl-b", long, true) }},
 		{"beat", func() { s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true})) }},
 		{"publish", func() { s.must(b.Publish(s.ctx(), lease, active("ctl-b", 1, election.StateServing))) }},
+		{"controller", func() { s.must(b.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("{}")})) }},
 		{"request", func() { s.must(b.Put(s.ctx(), election.Put{Key: "request", Value: []byte("{}")})) }},
 		{"pause", func() { s.must(b.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")})) }},
 		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
+		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
 		{"release", func() {
 			s.must(b.Release(s.ctx(), lease, election.Breadcrumb{Term: 1, Controller: "ctl-b", Clean: true}))
 		}},
