@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -41,12 +42,16 @@ func tanist(t *testing.T, args ...string) (code int, stdout, stderr string) {
 // address is one on loopback that was free a moment ago.
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// Below the ports that Linux gives to outgoing connections, one of which could take it before it is listened on.
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("cannot find a free port")
+	return ""
 }
 
 // etcdServer starts an etcd server of its own.

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -39,7 +38,7 @@ func TestVirtualURLMovesFast(t *testing.T) {
 			defer server.Close()
 			urls = append(urls, server.URL)
 		}
-		front, rest := freeAddress(t), freeAddress(t)
+		front, rest := address(t), address(t)
 		dir := t.TempDir()
 		file := filepath.Join(dir, "proxy.yml")
 		if err := os.WriteFile(file, fmt.Appendf(nil, `kind: haproxy
@@ -132,15 +131,4 @@ listen: {http: %[6]q}
 		defer func() { _ = s.Close() }()
 		move(t, s, fmt.Sprintf("store: consul\nconsul: {address: %q}", servers.Servers[0].URL()), 50*time.Millisecond, time.Second)
 	})
-}
-
-// freeAddress returns an address on loopback that was free a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -222,12 +223,16 @@ func (l *lockedBuffer) count(s string) int { return strings.Count(l.String(), s)
 // freeAddr returns an address that was free a moment ago.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// Below the ports that Linux gives to outgoing connections, one of which could take it before it is listened on.
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("cannot find a free port")
+	return ""
 }
 
 // newBed prepares a test; change edits the configuration before it is used.

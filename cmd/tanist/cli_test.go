@@ -76,8 +76,9 @@ func transcripts(t *testing.T, dir string, variables map[string]string) {
 			env.Setenv("NO_COLOR", "1")
 			// Every script has the store for itself, by its prefix.
 			env.Setenv("PREFIX", fmt.Sprintf("/t%d", rand.Uint32()))
+			taken := map[string]bool{}
 			for _, name := range []string{"A", "B", "C", "A_HTTP", "B_HTTP", "C_HTTP"} {
-				address, err := freeAddress()
+				address, err := freeAddress(taken)
 				if err != nil {
 					return err
 				}
@@ -106,11 +107,15 @@ func transcripts(t *testing.T, dir string, variables map[string]string) {
 	})
 }
 
-// freeAddress returns one that nobody listens on, below the ports that Linux gives to outgoing connections.
-func freeAddress() (string, error) {
+// freeAddress returns one that nobody listens on and that is not taken, below the ports that Linux gives to outgoing connections.
+func freeAddress(taken map[string]bool) (string, error) {
 	for range 1000 {
 		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		if taken[address] {
+			continue
+		}
 		if l, err := net.Listen("tcp", address); err == nil {
+			taken[address] = true
 			return address, l.Close()
 		}
 	}

@@ -66,11 +66,12 @@ func TestGateOutlivesTheSidecar(t *testing.T) {
 	}
 	dir := t.TempDir()
 	const validity = 6 * time.Second
-	gate, err := freeAddress()
+	taken := map[string]bool{}
+	gate, err := freeAddress(taken)
 	if err != nil {
 		t.Fatal(err)
 	}
-	url, err := freeAddress()
+	url, err := freeAddress(taken)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,10 +96,11 @@ func Start(tb testing.TB, n int, options ...Option) *Cluster {
 		c.binary = Binary(tb)
 	}
 	dir := tb.TempDir()
+	ports := freePorts(tb, 3*n)
 	for i := range n {
 		name := fmt.Sprintf("m%d", i)
 		c.members = append(c.members, &member{
-			name: name, dir: filepath.Join(dir, name), client: freePort(tb), peer: freePort(tb), health: freePort(tb), log: &logBuffer{},
+			name: name, dir: filepath.Join(dir, name), client: ports[3*i], peer: ports[3*i+1], health: ports[3*i+2], log: &logBuffer{},
 		})
 	}
 	tb.Cleanup(func() {
@@ -119,20 +120,24 @@ func Start(tb testing.TB, n int, options ...Option) *Cluster {
 	return c
 }
 
-// freePort returns host:port that nobody listens on. It is below the ports that Linux gives to outgoing connections, one of
-// which could otherwise take it before the server does, or while the server is restarted.
-func freePort(tb testing.TB) string {
+// freePorts returns n times host:port that nobody listens on, all different. They are below the ports that Linux gives to outgoing
+// connections, one of which could otherwise take one before the server does, or while the server is restarted.
+func freePorts(tb testing.TB, n int) []string {
 	tb.Helper()
+	var found []string
 	for range 1000 {
+		if len(found) == n {
+			return found
+		}
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
 		l, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", addr)
 		if err == nil {
-			l.Close()
-			return addr
+			defer l.Close() // held until all are found, so that none is found twice
+			found = append(found, addr)
 		}
 	}
-	tb.Fatal("cannot find a free port between 10000 and 32000")
-	return ""
+	tb.Fatalf("cannot find %d free ports between 10000 and 32000", n)
+	return nil
 }
 
 func (c *Cluster) start(tb testing.TB, i int) {
