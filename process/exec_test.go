@@ -320,6 +320,30 @@ func TestGracefulStop(t *testing.T) {
 	})
 }
 
+// The signal goes to the whole group of the main process at once. What of the group is left when the main process has ended is not
+// told again: to many programs a second TERM says that they are to drop everything.
+func TestStopSignalComesOnce(t *testing.T) {
+	bothWays(t, func(t *testing.T, noCgroup bool) {
+		dir := t.TempDir()
+		child := `trap 'echo >>told' TERM; : >ready; while ! test -e told; do sleep 0.01; done; sleep 0.3; cp told heard`
+		e := newExec(t, Config{
+			Command:  []string{"sh", "-c", `trap 'exit 0' TERM; sh -c "$0" & while :; do sleep 0.01; done`, child},
+			Dir:      dir,
+			NoCgroup: noCgroup,
+		})
+		if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		awaitFile(t, filepath.Join(dir, "ready"))
+		if err := e.Stop(t.Context(), 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if heard, err := os.ReadFile(filepath.Join(dir, "heard")); err != nil || string(heard) != "\n" {
+			t.Errorf("the child was told %d times (%v)", len(heard), err)
+		}
+	})
+}
+
 func TestStubbornProgramIsKilledAfterGrace(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		e, mark := startTorture(t, 3, noCgroup)

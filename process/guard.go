@@ -423,7 +423,7 @@ func (g *guard) ended(status unix.WaitStatus) {
 	}
 	if g.stopping {
 		// The stop signal went to the main process's group. What had left it hears of the stop now.
-		g.hunter.strike(unix.Signal(g.spec.stopSignal), g.ofProgram)
+		g.hunter.strike(unix.Signal(g.spec.stopSignal), g.outsideGroup)
 	}
 }
 
@@ -431,6 +431,13 @@ func (g *guard) notHelper(pid int) bool { return pid != g.script.helper }
 
 // ofProgram tells of a child whether it is the program's, rather than one of those that serve it.
 func (g *guard) ofProgram(pid int) bool { return g.notHelper(pid) && pid != g.beside.pid }
+
+// outsideGroup is ofProgram, less what is in the main process's group. That had the stop signal with the main process, and a
+// second one tells many programs not to be polite any more.
+func (g *guard) outsideGroup(pid int) bool {
+	group, err := unix.Getpgid(pid)
+	return g.ofProgram(pid) && (err != nil || group != g.mainPID)
+}
 
 func (g *guard) populated() bool {
 	if g.spec.mode == modeUnit && g.group == nil {

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 			os.Exit(GuardMain(os.Args[2:]))
 		case "companion":
 			os.Exit(testCompanion())
+		case "mute":
+			return // a companion that never says that it is ready
 		case "sidecar":
 			os.Exit(testSidecar(os.Args[2:]))
 		case "knock":
