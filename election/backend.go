@@ -26,7 +26,7 @@ var (
 // A call is one attempt, hedged over the store's endpoints where it is idempotent. Package electiontest has the
 // contract that every implementation passes.
 //
-// Keys are those of the design: active, url, beat, term, role/<controller>, controllers/<name>, agents/<name>,
+// Keys are those of the design: active, url, beat, term, heir, role/<controller>, controllers/<name>, agents/<name>,
 // settings, pause, request, history/<term>.
 type Backend interface {
 	// Traits tells what the store promises about leases.
@@ -38,7 +38,7 @@ type Backend interface {
 	// Watch returns a channel that receives a hint after anything that Read returns may have changed; what a controller that is
 	// known says of itself may be left out, because it is read with the rest whenever it matters. Hints
 	// coalesce, may be late and may be spurious; the channel has a buffer of one and is closed when ctx has ended.
-	Watch(ctx context.Context) <-chan struct{}
+	Watch(ctx context.Context) <-chan Hint
 
 	// Grant creates a lease that the store keeps for at least ttl after every renewal. ttl is rounded up
 	// to what the store can do.
@@ -66,6 +66,12 @@ type Backend interface {
 	// key, the url key, the beat key and role/<controller> are removed and the term key is set to b. The lease
 	// itself is ended too; a failure to do that alone is no error.
 	Release(ctx context.Context, lease LeaseID, b Breadcrumb) error
+
+	// HandOver does in one transaction what Release does for the reign of lease and Claim for the one after it, if the role
+	// key is still bound to lease, else [ErrLost], and the heir key still has the version h.Heir, else [ErrConflict]. The
+	// heir key is removed. The heir's lease may have ended without a trace in the heir key; that too is an error of some kind,
+	// and nothing is changed. The lease that was handed over is ended too; a failure to do that alone is no error.
+	HandOver(ctx context.Context, lease LeaseID, h HandOver) error
 
 	Keys
 }
@@ -108,6 +114,8 @@ type Snapshot struct {
 	RequestVer    Version
 	Pause         *Pause
 	PauseVer      Version
+	Heir          *Heir // who is ready to be handed the reign; nil: nobody, or it can't be read
+	HeirVersion   Version
 }
 
 // Vacant reports whether the role key is absent.
@@ -132,6 +140,31 @@ type Claim struct {
 	Silent   Version
 	Beat     bool   // write the beat key
 	Previous string // controller whose role word is to be removed; may be empty
+}
+
+// HandOver is one attempt to end a reign and begin the heir's.
+type HandOver struct {
+	From       string     // the controller whose role word is removed
+	Heir       Version    // precondition: the heir key is as it was read
+	Lease      LeaseID    // the heir's; its reign is bound to it
+	Active     Active     // the heir's record
+	Breadcrumb Breadcrumb // of the heir's reign
+	Beat       bool       // write the beat key, for the heir
+}
+
+// Hint says that something may have changed. It may also say what became of the role key, as a change of it was seen; that is
+// old news by the time it is read, like every reply of the store, but it was true once.
+type Hint struct {
+	Active *Active // nil: the hint does not say
+	Lease  LeaseID // that the role key was bound to
+}
+
+// Merge returns the hint that stands for h and a later one.
+func (h Hint) Merge(later Hint) Hint {
+	if later.Active == nil {
+		return h
+	}
+	return later
 }
 
 // Put is one write of a key.

@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -228,6 +229,46 @@ func decideHeld(d Decision, self Self, timing Timing, snap Snapshot, seen Sighti
 	d.Why = fmt.Sprintf("%s has been silent for %v", holder, now.Sub(seen.BeatAt).Round(time.Millisecond))
 	d.Reason = fmt.Sprintf("%s went silent", holder)
 	return d
+}
+
+// DecideHeir tells a passive whether it would take the reign that it sees, the moment its holder had released it: then it offers
+// itself to be handed the reign. Only while a move is near, because the holder is stopping or was asked to. It is pure.
+func DecideHeir(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, now Instant) bool {
+	a := snap.Active
+	if a == nil || snap.ActiveLease == "" || a.Incarnation == self.Incarnation || a.Term != snap.Breadcrumb.Term {
+		return false
+	}
+	if a.State != StateStopping && (snap.Request == nil || snap.Request.Term != a.Term) {
+		return false
+	}
+	after := snap
+	after.Active, after.ActiveLease, after.ActiveVersion = nil, "", 0
+	after.Breadcrumb.Clean = true
+	d := Decide(self, timing, after, seen.Observe(after, now), holdOff, now)
+	return d.Claim && d.NotBefore == 0
+}
+
+// Succeeds reports whether the heir in a snapshot is one whom a holder, done with its reign, may hand it to: one that is fit,
+// and whom nothing that was asked for speaks against. It is pure.
+func Succeeds(self Self, term Term, snap Snapshot) bool {
+	h, r := snap.Heir, snap.Request
+	if h == nil || h.After != term || h.Controller == self.Name || snap.Pause != nil {
+		return false
+	}
+	if r != nil && r.Term == term && r.To != "" && r.To != h.Controller {
+		return false
+	}
+	for _, c := range snap.Controllers {
+		if c.Name == h.Controller {
+			return c.Incarnation == h.Incarnation && c.State == StateReady && (!c.NoFailover || r != nil && r.Term == term && r.To == c.Name)
+		}
+	}
+	return false
+}
+
+// AnotherFit reports whether there is any other controller that could take over.
+func AnotherFit(self Self, snap Snapshot) bool {
+	return slices.ContainsFunc(snap.Controllers, func(c Controller) bool { return c.Name != self.Name && c.Fit() })
 }
 
 // askedFirst returns how many fit controllers have a higher priority than self, and the first of them.

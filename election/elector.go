@@ -51,16 +51,19 @@ type Elector struct {
 	resting  Instant // the end of FailoverInterval
 	yielded  bool    // since the last reign here ended, no other has been seen serving
 	cooldown bool    // holdOff stands whatever others do
-	hints    <-chan struct{}
+	hints    <-chan Hint
 	promise  promise
 	spare    spare
 }
 
-// spare is a lease that was granted ahead, while the holder is seen stopping, so that the takeover is one request
-// shorter. Only Run's goroutine uses it.
+// spare is a lease that was granted ahead, while a move is near. With it the takeover is one request shorter, and the holder can
+// hand its reign over to it, which makes it shorter by two more. Only Run's goroutine uses it.
 type spare struct {
-	lease LeaseID // empty: there is none
-	sent  Instant // from before the request that granted or last renewed it
+	lease LeaseID    // empty: there is none
+	sent  Instant    // from before the request that granted or last renewed it
+	after Term       // the reign that it is to follow
+	crumb Breadcrumb // of that reign
+	told  bool       // in the heir key
 }
 
 // Status is what a candidate sees and decides.
@@ -116,7 +119,14 @@ func (e *Elector) Run(ctx context.Context) {
 		}
 	}
 	defer e.dropSpare(ctx)
+	var hint Hint
 	for ctx.Err() == nil {
+		if tenure := e.inherit(ctx, hint.Active, hint.Lease); tenure != nil {
+			hint = Hint{}
+			e.reign(ctx, tenure)
+			continue
+		}
+		hint = Hint{}
 		status, tenure := e.candidate(ctx)
 		if tenure != nil {
 			e.reign(ctx, tenure)
@@ -134,7 +144,7 @@ func (e *Elector) Run(ctx context.Context) {
 				continue
 			}
 		}
-		e.wait(ctx, status.Decision.Until)
+		hint = e.wait(ctx, status.Decision.Until)
 	}
 }
 
@@ -158,15 +168,15 @@ func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
 		e.seen = e.seen.Blinded(e.blind, now, e.Timing.Silence)
 		e.blind = 0
 	}
+	if tenure := e.inherit(ctx, snap.Active, snap.ActiveLease); tenure != nil {
+		return Status{}, tenure
+	}
 	e.seen = e.seen.Observe(snap, now)
 	e.seen.VouchedTo, e.seen.VouchedTill = e.promise.get()
 	self := e.Self()
-	d := Decide(self, e.Timing, snap, e.seen, e.holdOff, now)
+	d := Decide(self, e.Timing, snap, e.seen, e.holdsOff(self, snap), now)
 	if d.Claim || (snap.Active.Serving() && snap.Active.Incarnation != self.Incarnation) {
-		e.yielded = false
-		if !e.cooldown {
-			e.holdOff = e.resting // the vacancy that was left to others is over; should they fail, this side may have another go
-		}
+		e.resumeCandidacy()
 	}
 	status := Status{Snapshot: snap, Decision: d, Yielding: e.yielded}
 	if !d.Claim {
@@ -191,6 +201,62 @@ func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
 		return status, nil
 	}
 	return status, tenure
+}
+
+// resumeCandidacy ends the time that was left to others: somebody serves, or this candidate is about to. Should others fail, it
+// may have another go.
+func (e *Elector) resumeCandidacy() {
+	e.yielded = false
+	if !e.cooldown {
+		e.holdOff = e.resting
+	}
+}
+
+// holdsOff returns until when a vacancy is left to others. Where there is nobody to leave it to, that is no reason to wait; but one
+// that could not start its controller needs the pause itself.
+func (e *Elector) holdsOff(self Self, snap Snapshot) Instant {
+	if !e.cooldown && !AnotherFit(self, snap) {
+		return e.resting
+	}
+	return e.holdOff
+}
+
+// inherit returns the tenure that the holder before has handed to the spare lease, if the role key was seen bound to it. Nobody
+// else can bind the role key to this lease, nor has its validity, which counts from its last renewal, anything to do
+// with when it was seen. So old news are as good as new ones. What is handed over and can't be used is given back.
+func (e *Elector) inherit(ctx context.Context, active *Active, lease LeaseID) *Tenure {
+	s := e.spare
+	if s.lease == "" || s.lease != lease || active == nil {
+		return nil
+	}
+	self, now := e.Self(), e.Clock()
+	usable := active.Controller == self.Name && active.Incarnation == self.Incarnation && active.Term > max(e.seen.Term, s.after) &&
+		now < s.sent.Add(e.Timing.Validity-e.Timing.StopBudget) && ctx.Err() == nil
+	if !usable || !e.promise.beginClaim(now) {
+		e.dropSpare(ctx)
+		return nil
+	}
+	e.spare = spare{}
+	e.resumeCandidacy()
+	e.seen.Term = active.Term
+	if e.seen.StoppingAt == 0 { // the news that the holder was stopping came with the news that it is over, or not at all
+		e.seen.StoppingAt = now
+	}
+	previous := s.crumb
+	previous.Clean, previous.Reason = true, active.Reason
+	crumb := Breadcrumb{
+		Term: active.Term, Controller: self.Name, Incarnation: self.Incarnation, Validity: e.Timing.Validity, Reason: active.Reason,
+	}
+	return e.tenure(crumb, *active, lease, s.sent, Instant(0), previous)
+}
+
+// tenure returns a reign that begins.
+func (e *Elector) tenure(crumb Breadcrumb, record Active, lease LeaseID, sent, notBefore Instant, previous Breadcrumb) *Tenure {
+	return &Tenure{
+		Term: crumb.Term, Lease: lease, NotBefore: notBefore, Reason: crumb.Reason, Previous: previous, Seen: e.seen,
+		backend: e.Backend, clock: e.Clock, raw: e.Raw, timing: e.Timing, crumb: crumb, record: record,
+		until: sent.Add(e.Timing.Validity), onStoreLoss: e.OnStoreLoss, vouch: e.Vouch,
+	}
 }
 
 // resume takes up the reign of an earlier process, if the role key still is bound to its lease. That proves that nobody
@@ -254,11 +320,7 @@ func (e *Elector) claim(ctx context.Context, self Self, snap Snapshot, d Decisio
 		return nil, claimErr
 	}
 	e.seen.Term = max(e.seen.Term, d.Term)
-	return &Tenure{
-		Term: d.Term, Lease: lease, NotBefore: d.NotBefore, Reason: d.Reason, Previous: snap.Breadcrumb, Seen: e.seen,
-		backend: e.Backend, clock: e.Clock, raw: e.Raw, timing: e.Timing, crumb: crumb, record: record,
-		until: sent.Add(e.Timing.Validity), onStoreLoss: e.OnStoreLoss, vouch: e.Vouch,
-	}, nil
+	return e.tenure(crumb, record, lease, sent, d.NotBefore, snap.Breadcrumb), nil
 }
 
 // unbound returns a lease to claim with: the spare one, or a new one.
@@ -282,32 +344,51 @@ func (e *Elector) grant(ctx context.Context) (sent Instant, lease LeaseID, err e
 	return sent, lease, err
 }
 
-// keepSpare has a lease at hand for as long as a takeover from here is near: the holder is stopping, and this candidate is fit.
+// keepSpare has a lease at hand for as long as a takeover from here is near, and offers it to the holder.
 func (e *Elector) keepSpare(ctx context.Context, seen Status) {
-	active, self := seen.Snapshot.Active, e.Self()
 	if seen.Store != nil {
 		return // what there is may soon be needed; a request more would only keep this loop waiting
 	}
-	if active == nil || active.State != StateStopping || active.Incarnation == self.Incarnation || !self.Fit || self.NoFailover {
+	self, now, snap := e.Self(), e.Clock(), seen.Snapshot
+	if !DecideHeir(self, e.Timing, snap, e.seen, e.holdOff, now) {
 		e.dropSpare(ctx)
 		return
 	}
-	now := e.Clock()
+	if e.spare.lease != "" && e.spare.after != snap.Active.Term {
+		e.dropSpare(ctx)
+	}
 	switch {
 	case e.spare.lease == "":
-		if sent, lease, err := e.grant(ctx); err == nil {
-			e.spare = spare{lease: lease, sent: sent}
+		sent, lease, err := e.grant(ctx)
+		if err != nil {
+			return
 		}
+		e.spare = spare{lease: lease, sent: sent, after: snap.Active.Term, crumb: snap.Breadcrumb}
 	case now.Sub(e.spare.sent) > e.Timing.RenewEvery/2:
 		err := e.bounded(ctx, func(ctx context.Context) error {
 			return e.Backend.Renew(ctx, Renewal{Lease: e.spare.lease})
 		})
 		if err != nil {
-			e.spare = spare{}
+			e.dropSpare(ctx) // with the offer, if there is one
 			return
 		}
 		e.spare.sent = now
 	}
+	if !e.spare.told && snap.HeirVersion == 0 {
+		e.spare.told = e.offer(ctx, self) == nil
+	}
+}
+
+// offer writes the heir key.
+func (e *Elector) offer(ctx context.Context, self Self) error {
+	record := e.Record()
+	heir := Heir{
+		Controller: self.Name, Incarnation: self.Incarnation, After: e.spare.after, Lease: e.spare.lease,
+		URL: record.URL, API: record.API, Validity: e.Timing.Validity.String(), Beat: e.Timing.Beat,
+	}
+	return e.bounded(ctx, func(ctx context.Context) error {
+		return e.Backend.Put(ctx, Put{Key: "heir", Value: heir.Encode(), Lease: heir.Lease, If: new(Version)})
+	})
 }
 
 // dropSpare gives the spare lease back. One attempt: it ends by itself too, and nothing is bound to it.
@@ -375,7 +456,9 @@ func (e *Elector) reign(ctx context.Context, t *Tenure) {
 	if outcome.Floor > 0 {
 		e.seen.Term = max(e.seen.Term, outcome.Floor)
 	}
-	e.release(ctx, t, outcome)
+	if !e.handOver(ctx, t, outcome) {
+		e.release(ctx, t, outcome)
+	}
 	e.yielded = true
 	e.cooldown = outcome.Cooldown
 	if outcome.Yield {
@@ -383,6 +466,34 @@ func (e *Elector) reign(ctx context.Context, t *Tenure) {
 		e.resting = now.Add(e.FailoverInterval)
 		e.holdOff = max(now.Add(e.YieldWait), e.resting)
 	}
+}
+
+// handOver makes the heir the holder, if there is one, and reports whether it did. One attempt: whatever is not known of it,
+// the release that follows finds out.
+func (e *Elector) handOver(ctx context.Context, t *Tenure, outcome End) bool {
+	snap := t.Snapshot()
+	if outcome.Floor > 0 || !Succeeds(e.Self(), t.Term, snap) {
+		return false
+	}
+	heir := *snap.Heir
+	validity, err := time.ParseDuration(heir.Validity)
+	if err != nil {
+		return false
+	}
+	term := max(e.seen.Term, t.Term) + 1
+	err = e.bounded(context.WithoutCancel(ctx), func(ctx context.Context) error {
+		return e.Backend.HandOver(ctx, t.Lease, HandOver{
+			From: t.crumb.Controller, Heir: snap.HeirVersion, Lease: heir.Lease, Beat: heir.Beat,
+			Active: Active{
+				Controller: heir.Controller, Incarnation: heir.Incarnation, Term: term, State: StateStarting, URL: heir.URL, API: heir.API,
+				Since: time.Now().UTC(), Reason: outcome.Reason,
+			},
+			Breadcrumb: Breadcrumb{
+				Term: term, Controller: heir.Controller, Incarnation: heir.Incarnation, Validity: validity, Reason: outcome.Reason,
+			},
+		})
+	})
+	return err == nil
 }
 
 // release gives the lease back, clean. It tries until the store could not keep the lease any longer, because a release
@@ -438,23 +549,24 @@ func (e *Elector) watchReign(ctx context.Context, t *Tenure) {
 const reignReread = 3
 
 // wait returns at the next hint, at until, at the next re-read, or when ctx ends.
-func (e *Elector) wait(ctx context.Context, until Instant) {
+func (e *Elector) wait(ctx context.Context, until Instant) Hint {
 	d := e.Timing.RenewEvery
 	if until != 0 {
 		d = max(0, min(d, until.Sub(e.Clock())))
 	}
-	e.waitFor(ctx, d)
+	return e.waitFor(ctx, d)
 }
 
 // waitFor returns at the next hint, after d, or when ctx ends.
-func (e *Elector) waitFor(ctx context.Context, d time.Duration) {
+func (e *Elector) waitFor(ctx context.Context, d time.Duration) (hint Hint) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case <-e.hints:
+	case hint = <-e.hints:
 	}
+	return hint
 }
 
 // bounded makes one request to the store with the time-out of one attempt.

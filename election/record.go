@@ -148,6 +148,34 @@ type Controller struct {
 	Failure     *Failure  `json:"failure,omitempty"` // of its last reign; gone once it serves again
 }
 
+// Heir is the word of a passive that it is ready to be handed the reign of After, under heir, bound to the lease that its own
+// reign would be bound to. The first to write it is the heir; it goes when the lease does, and with every claim.
+type Heir struct {
+	Controller  string  `json:"controller"`
+	Incarnation string  `json:"incarnation"`
+	After       Term    `json:"after"`
+	Lease       LeaseID `json:"lease"`
+	URL         string  `json:"url"`
+	API         string  `json:"api,omitempty"`
+	Validity    string  `json:"validity"`
+	Beat        bool    `json:"beat,omitempty"`
+}
+
+// Encode returns h as one line of JSON.
+func (h Heir) Encode() []byte { return mustJSON(h) }
+
+// DecodeHeir reads a heir key. What comes from the store is data: one that says less than what a reign needs is refused.
+func DecodeHeir(b []byte) (Heir, error) {
+	var h Heir
+	if err := json.Unmarshal(b, &h); err != nil {
+		return Heir{}, fmt.Errorf("cannot read the heir key: %v", err)
+	}
+	if d, err := time.ParseDuration(h.Validity); err != nil || d <= 0 || h.Controller == "" || h.Incarnation == "" || h.Lease == "" || h.After == 0 {
+		return Heir{}, fmt.Errorf("cannot read the heir key: something is missing in %.200q", b)
+	}
+	return h, nil
+}
+
 // Failure is how a reign failed.
 type Failure struct {
 	At   time.Time `json:"at"`

@@ -17,7 +17,7 @@
 //     confirmed, the lease is kept, the state is failed, and the stop is tried again for as long as the sidecar lives.
 //   - A passive runs no controller.
 //   - After a failure this side leaves the vacancy to others for YieldWait, state yielding, and is passive once
-//     another is active. If nobody takes over, it contends again.
+//     another is active. If nobody takes over, it contends again; at once if there is nobody who could.
 //
 // # What is not
 //

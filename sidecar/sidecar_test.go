@@ -292,8 +292,8 @@ func TestTakeoverIsPreparedWhileTheHolderStops(t *testing.T) {
 		w.wait(time.Second, "ctl-a is stopping", a.is(election.StateStopping))
 		time.Sleep(10 * time.Second) // longer than any lease
 		ahead := b.client.Calls("Grant") + c.client.Calls("Grant")
-		if ahead != granted+2 {
-			t.Errorf("%d leases were granted ahead, want one to each passive", ahead-granted)
+		if ahead != granted+1 {
+			t.Errorf("%d leases were granted ahead, want one, to the passive that was asked for", ahead-granted)
 		}
 		if n := b.program.prepared.Load(); n == 0 {
 			t.Error("ctl-b's controller was not prepared")
@@ -302,7 +302,6 @@ func TestTakeoverIsPreparedWhileTheHolderStops(t *testing.T) {
 		if now := b.client.Calls("Grant") + c.client.Calls("Grant"); now != ahead {
 			t.Errorf("the takeover waited for %d leases more", now-ahead)
 		}
-		w.wait(5*time.Second, "ctl-c's was given back", func() bool { return c.client.Calls("Revoke") == 1 })
 		w.finish()
 	})
 }
@@ -375,6 +374,7 @@ func TestLostReplyOfAClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b := two(t)
 		b.client.LoseReplies(1, "Claim")
+		b.noHeir()
 		took := w.outageAfter(5*time.Second, b, a.program.crash)
 		if took > 300*time.Millisecond {
 			t.Errorf("took %v", took)
@@ -391,6 +391,7 @@ func TestLateClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b := two(t)
 		b.client.DeliverLate(1, 10*time.Second, "Claim")
+		b.noHeir()
 		w.outageAfter(20*time.Second, b, a.program.crash)
 		time.Sleep(30 * time.Second)
 		if !b.sidecar.Serving() || b.program.starts.Load() != 1 {
@@ -404,6 +405,7 @@ func TestLostReplyOfARelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, a, b := two(t)
 		a.client.LoseReplies(1, "Release")
+		b.noHeir()
 		if took := w.outageAfter(5*time.Second, b, a.program.crash); took > 200*time.Millisecond {
 			t.Errorf("took %v", took)
 		}
@@ -467,12 +469,35 @@ func TestSidecarShutdownIsAPlannedMove(t *testing.T) {
 	})
 }
 
-// Nobody takes over: after yield_wait the one that failed contends again, rather than leave the service down.
+// There is nobody who could take over, or whoever could goes away without: the one that failed contends again, rather than leave
+// the service down.
 func TestYieldToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a := w.add("ctl-a").start()
 		w.wait(5*time.Second, "ctl-a serves", a.is(election.StateServing))
+		w.outageAfter(time.Second, a, a.program.crash)
+
+		b := w.add("ctl-b").start()
+		w.wait(5*time.Second, "ctl-b is ready", b.is(election.StateReady))
+		w.outageAfter(7*time.Second, a, func() {
+			b.client.Partition()
+			a.program.crash()
+		})
+		w.finish()
+	})
+}
+
+// Whoever could take over does not, for whatever reason: after yield_wait the one that failed contends again.
+func TestYieldToOneThatDoesNotTakeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.add("ctl-a").start()
+		w.wait(5*time.Second, "ctl-a serves", a.is(election.StateServing))
+		idle := election.Controller{Name: "ctl-b", Incarnation: "b", State: election.StateReady}
+		if err := w.store.Client("operator").Put(t.Context(), election.Put{Key: "controllers/ctl-b", Value: idle.Encode()}); err != nil {
+			t.Fatal(err)
+		}
 		a.program.crash()
 		w.wait(time.Second, "ctl-a yields", a.is(election.StateYielding))
 		time.Sleep(29 * time.Second)

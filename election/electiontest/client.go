@@ -127,7 +127,7 @@ func (c *Client) Calls(verb string) int {
 func (c *Client) wake() {
 	for w := range c.store.watchers {
 		if w.client == c {
-			w.hint()
+			w.hint(election.Hint{})
 		}
 	}
 }
@@ -230,12 +230,12 @@ func (c *Client) Read(ctx context.Context) (election.Snapshot, error) {
 }
 
 // Watch implements [election.Backend].
-func (c *Client) Watch(ctx context.Context) <-chan struct{} {
-	w := &watcher{client: c, hints: make(chan struct{}, 1)}
+func (c *Client) Watch(ctx context.Context) <-chan election.Hint {
+	w := &watcher{client: c, hints: make(chan election.Hint, 1)}
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.store.watchers[w] = true
-	w.hint()
+	w.hint(election.Hint{})
 	context.AfterFunc(ctx, func() {
 		c.store.mu.Lock()
 		defer c.store.mu.Unlock()
@@ -308,6 +308,7 @@ func (c *Client) Claim(ctx context.Context, cl election.Claim) error {
 			t.del("beat") // of a holder before; its silence must not be taken for ours
 		}
 		t.del("url")
+		t.del("heir")
 		if cl.Previous != "" {
 			t.del("role/" + cl.Previous)
 		}
@@ -346,6 +347,31 @@ func (c *Client) Release(ctx context.Context, id election.LeaseID, b election.Br
 		t.del("url")
 		t.del("beat")
 		t.del("role/" + b.Controller)
+		s.revoke(id, c.name)
+		return nil
+	})
+}
+
+// HandOver implements [election.Backend].
+func (c *Client) HandOver(ctx context.Context, id election.LeaseID, h election.HandOver) error {
+	return done(ctx, c, "HandOver", func(s *Store) error {
+		switch {
+		case !s.bound(id):
+			return election.ErrLost
+		case s.keys["heir"].version != h.Heir || s.leases[h.Lease] == nil:
+			return election.ErrConflict
+		}
+		t := s.begin(c.name)
+		t.put("term", h.Breadcrumb.Encode(), "")
+		t.put("active", h.Active.Encode(), h.Lease)
+		if h.Beat {
+			t.put("beat", []byte(c.name), h.Lease)
+		} else {
+			t.del("beat")
+		}
+		t.del("url")
+		t.del("heir")
+		t.del("role/" + h.From)
 		s.revoke(id, c.name)
 		return nil
 	})

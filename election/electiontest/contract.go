@@ -81,6 +81,7 @@ func Contract(t *testing.T, open func(t *testing.T) Harness) {
 		{"ClaimBySilence", (*suite).claimBySilence, false},
 		{"ClaimRemovesOldBeat", (*suite).claimRemovesOldBeat, false},
 		{"PublishAndRelease", (*suite).publishAndRelease, false},
+		{"HandOver", (*suite).handOver, false},
 		{"StrangerOverwritesRoleKey", (*suite).strangerOverwrites, false},
 		{"StrangerDeletesRoleKey", (*suite).strangerDeletes, false},
 		{"StrangerByOtherMeans", (*suite).strangerByOtherMeans, false},
@@ -496,6 +497,90 @@ func (s *suite) publishAndRelease() {
 	}
 }
 
+// offer makes name the heir of the reign of term.
+func (s *suite) offer(h Host, name string, term election.Term) (election.LeaseID, election.Heir) {
+	s.Helper()
+	lease := s.grant(h, long)
+	heir := election.Heir{
+		Controller: name, Incarnation: name + "-1", After: term, Lease: lease, URL: "http://" + name + ":8080", Validity: "1s",
+	}
+	s.must(h.Put(s.ctx(), election.Put{Key: "heir", Value: heir.Encode(), Lease: lease, If: new(election.Version)}))
+	return lease, heir
+}
+
+// handOverOf is what the holder ctl-a of term does for the heir.
+func handOverOf(snap election.Snapshot, heir election.Heir, beat bool) election.HandOver {
+	term := heir.After + 1
+	return election.HandOver{
+		From: "ctl-a", Heir: snap.HeirVersion, Lease: heir.Lease, Active: active(heir.Controller, term, election.StateStarting), Beat: beat,
+		Breadcrumb: election.Breadcrumb{
+			Term: term, Controller: heir.Controller, Incarnation: heir.Incarnation, Validity: time.Second, Reason: "a test",
+		},
+	}
+}
+
+func (s *suite) handOver() {
+	a, b := s.open(), s.open()
+	hints := b.Watch(s.ctx())
+	s.hinted("start", hints)
+	for _, beat := range []bool{false, true} {
+		old, term := s.reign(a, "ctl-a", long, !beat)
+		s.must(a.Publish(s.ctx(), old, active("ctl-a", term, election.StateServing)))
+		lease, heir := s.offer(b, "ctl-b", term)
+		s.want("a second heir", a.Put(s.ctx(), election.Put{Key: "heir", Value: heir.Encode(), Lease: lease, If: new(election.Version)}), election.ErrConflict)
+		snap := s.read(a)
+		if snap.Heir == nil || *snap.Heir != heir || snap.HeirVersion == 0 {
+			s.Fatalf("the heir reads as %+v@%d, want %+v", snap.Heir, snap.HeirVersion, heir)
+		}
+		h := handOverOf(snap, heir, beat)
+		wrong := h
+		wrong.Heir++
+		s.want("to another heir than was read", a.HandOver(s.ctx(), old, wrong), election.ErrConflict)
+		if got := s.read(b); got.ActiveLease != old || got.Breadcrumb.Controller != "ctl-a" {
+			s.Errorf("a refused hand-over left %+v", got)
+		}
+
+		settle(hints)
+		s.must(a.HandOver(s.ctx(), old, h))
+		if hint := s.hinted("hand-over", hints); hint.Active != nil && (*hint.Active != h.Active || hint.Lease != lease) {
+			s.Errorf("the hint says %+v, lease %q", hint.Active, hint.Lease)
+		}
+		got := s.read(b)
+		if got.ActiveLease != lease || got.Active == nil || *got.Active != h.Active || got.Breadcrumb != h.Breadcrumb || got.Heir != nil || got.HeirVersion != 0 || (got.Beat != 0) != beat {
+			s.Errorf("after the hand-over: %+v, active %+v", got, got.Active)
+		}
+		for _, key := range []string{"url", "role/ctl-a", "heir"} {
+			if v := s.value(b, key); v != "" {
+				s.Errorf("%s is %q after the hand-over", key, v)
+			}
+		}
+		s.want("repeated hand-over", a.HandOver(s.ctx(), old, h), election.ErrLost)
+		s.want("release after the hand-over", a.Release(s.ctx(), old, h.Breadcrumb), election.ErrLost)
+		s.want("renewal after the hand-over", a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true}), election.ErrLost)
+		s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: beat}))
+		s.must(b.Publish(s.ctx(), lease, active("ctl-b", h.Active.Term, election.StateServing)))
+		s.must(b.Revoke(s.ctx(), lease))
+	}
+
+	// An heir that is gone is not handed anything, nor is one that another has claimed over.
+	old, term := s.reign(a, "ctl-a", long, false)
+	lease, heir := s.offer(b, "ctl-b", term)
+	snap := s.read(a)
+	s.must(b.Revoke(s.ctx(), lease))
+	s.want("an heir that is gone", a.HandOver(s.ctx(), old, handOverOf(snap, heir, false)), election.ErrConflict)
+	_, heir = s.offer(b, "ctl-b", term)
+	stale := handOverOf(s.read(a), heir, false)
+	s.must(a.Release(s.ctx(), old, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+	old, term = s.reign(a, "ctl-a", long, false)
+	if v := s.value(b, "heir"); v != "" {
+		s.Errorf("the heir key is %q after a claim", v)
+	}
+	s.want("an heir from before the claim", a.HandOver(s.ctx(), old, stale), election.ErrConflict)
+	if got := s.read(b); got.ActiveLease != old || got.Breadcrumb.Term != term {
+		s.Errorf("a refused hand-over left %+v", got)
+	}
+}
+
 func (s *suite) strangerOverwrites() {
 	a, b := s.open(), s.open()
 	lease, term := s.reign(a, "ctl-a", long, true)
@@ -776,20 +861,22 @@ func (s *suite) keys() {
 }
 
 // hinted waits for a hint.
-func (s *suite) hinted(what string, hints <-chan struct{}) {
+func (s *suite) hinted(what string, hints <-chan election.Hint) election.Hint {
 	s.Helper()
 	select {
-	case _, open := <-hints:
+	case h, open := <-hints:
 		if !open {
 			s.Fatalf("%s: the watch has ended", what)
 		}
+		return h
 	case <-time.After(patience):
 		s.Fatalf("%s: no hint within %v", what, patience)
 	}
+	return election.Hint{}
 }
 
 // settle drains hints until none has come for a while.
-func settle(hints <-chan struct{}) {
+func settle(hints <-chan election.Hint) {
 	for {
 		select {
 		case <-hints:
@@ -821,6 +908,7 @@ func (s *suite) watch() {
 		{"controller", func() { s.must(b.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("{}")})) }},
 		{"request", func() { s.must(b.Put(s.ctx(), election.Put{Key: "request", Value: []byte("{}")})) }},
 		{"pause", func() { s.must(b.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")})) }},
+		{"heir", func() { s.offer(b, "ctl-c", 1) }},
 		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
 		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
 		{"release", func() {

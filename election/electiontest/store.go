@@ -42,7 +42,7 @@ type lease struct {
 
 type watcher struct {
 	client *Client
-	hints  chan struct{}
+	hints  chan election.Hint
 }
 
 // Change is one change of one key, as [Store.Changes] returns it.
@@ -204,22 +204,32 @@ func (t txn) del(key string) {
 
 // hint wakes the watchers if key is one that Read returns.
 func (s *Store) hint(key string) {
+	var h election.Hint
 	switch {
-	case key == "active", key == "beat", key == "term", key == "request", key == "pause", strings.HasPrefix(key, "controllers/"):
-		for w := range s.watchers {
-			w.hint()
+	case key == "active":
+		if a, err := election.DecodeActive(s.keys[key].value); err == nil {
+			h = election.Hint{Active: &a, Lease: s.keys[key].lease}
 		}
+	case key == "beat", key == "term", key == "request", key == "pause", key == "heir", strings.HasPrefix(key, "controllers/"):
+	default:
+		return
+	}
+	for w := range s.watchers {
+		w.hint(h)
 	}
 }
 
-func (w *watcher) hint() {
+// hint gives a hint, in place of one that was not taken yet. store.mu is held.
+func (w *watcher) hint(h election.Hint) {
 	if w.client.gate != nil || w.client.stalled {
 		return
 	}
 	select {
-	case w.hints <- struct{}{}:
+	case before := <-w.hints:
+		h = before.Merge(h)
 	default:
 	}
+	w.hints <- h
 }
 
 // expire ends the leases whose time is over. Every look at the store begins with it, so that no order of timers within
@@ -294,6 +304,12 @@ func (s *Store) snapshot() (election.Snapshot, error) {
 			p = election.Pause{By: "a pause key that can't be read"}
 		}
 		snap.Pause = &p
+	}
+	if e, ok := s.keys["heir"]; ok {
+		snap.HeirVersion = e.version
+		if h, err := election.DecodeHeir(e.value); err == nil {
+			snap.Heir = &h
+		}
 	}
 	return snap, nil
 }
