@@ -128,6 +128,16 @@ func TestLeastPrivilege(t *testing.T) {
 		t.Errorf("a proxy sees %+v", seen)
 	}
 
+	// Who asks an agent about itself needs no rights; only its version may be hidden.
+	config.Others = []string{"https://127.0.0.1:1"}
+	for token, version := range map[string]bool{c.Token: true, operator.cfg.Token: false} {
+		agents := as(token, false).Agents(ctx)
+		if len(agents) != 2 || agents[0].Err != nil || agents[0].Leader == "" || (agents[0].Version != "") != version || agents[1].Err == nil {
+			t.Errorf("the agents say %+v", agents)
+		}
+	}
+	config.Others = nil
+
 	// What may not be read is not absent.
 	for who, s := range map[string]*Store{"proxy": proxy, "nobody": as("", false), "unknown token": as("11111111-2222-3333-4444-555555555555", false)} {
 		_, err := s.Read(ctx)

@@ -171,12 +171,11 @@ func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, e
 	}
 	address := cfg.Address
 	if rest, ok := strings.CutPrefix(address, "unix://"); ok {
-		// The dialer knows the path; what is left of the URL is the Host header.
 		path := rest
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
-		address = "http://consul.sock"
+		address = socketURL
 	}
 	client, err := api.NewClient(&api.Config{
 		Address: address, Transport: transport, HttpClient: &http.Client{Transport: bearer},
@@ -190,7 +189,7 @@ func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, e
 	s := &Store{
 		cfg: cfg, client: client, transport: transport, log: cfg.Log,
 		prefix: "tanist/" + cfg.Cluster + "/", entry: "tanist-" + cfg.Cluster,
-		watchers: map[chan struct{}]bool{},
+		watchers: map[chan election.Hint]bool{},
 	}
 	if cfg.Agents {
 		s.entry = "tanistagents-" + cfg.Cluster
@@ -198,6 +197,9 @@ func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, e
 	s.open, s.shut = context.WithCancelCause(context.Background())
 	return s, nil
 }
+
+// socketURL stands for an agent behind a Unix socket: the dialer knows the path, what is left of the URL is the Host header.
+const socketURL = "http://consul.sock"
 
 // placeholder keeps the client from looking for a token of its own; [bearer] replaces it.
 const placeholder = "none"

@@ -138,7 +138,8 @@ type world struct {
 
 func newWorld(t *testing.T, timing election.Timing) *world {
 	t.Helper()
-	c := consultest.Start(t, consultest.Options{Servers: 3, Clients: 2, Config: deployed(t, "agent.hcl")})
+	c := locked(t, consultest.Options{Servers: 3, Clients: 2})
+	token := granted(t, c, "policy-controller.hcl", "orders")
 	w := &world{consul: c, journal: &journal{}, timing: timing}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -154,8 +155,8 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 		h.link = electiontest.NewProxy(t, agent.HTTP())
 		var err error
 		h.store, err = Open(Config{
-			Cluster: "orders", Address: "http://" + h.link.Addr(), Log: zerolog.Nop(), LockDelay: timing.Validity, TTL: timing.TTL,
-			Service: &Service{Name: "orders"},
+			Cluster: "orders", Address: "https://" + h.link.Addr(), Token: token, TLS: TLS{CAFile: c.CAFile, ServerName: "localhost"},
+			Log: zerolog.Nop(), LockDelay: timing.Validity, TTL: timing.TTL, Service: &Service{Name: "orders"},
 		})
 		must(t, err)
 		must(t, timing.Validate(h.store.Traits()))
@@ -173,7 +174,8 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 	return w
 }
 
-// lead runs the controller for one reign. When the store is away the controller is taken to use the whole of its validity.
+// lead runs the controller for one reign. When the store is away the controller uses the whole of its validity, and what a kill
+// may take after it, before the lease is given back: as the slowest that the guard allows.
 func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *election.Tenure) election.End {
 	for election.BootClock() < tenure.NotBefore && ctx.Err() == nil {
 		nap(ctx, tenure.NotBefore.Sub(election.BootClock()))
@@ -224,6 +226,9 @@ func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *el
 	var ending *election.Ending
 	if errors.As(context.Cause(ctx), &ending) && ending.Code == election.CodeStoreAway {
 		at = max(at, election.Instant(last.Load()))
+		for now := at - 1; now < at; now = election.BootClock() {
+			nap(context.WithoutCancel(ctx), at.Sub(now))
+		}
 	}
 	h.journal.end(s, at, ended())
 	return election.End{Reason: ended(), Yield: true}
@@ -284,8 +289,11 @@ func figures(t *testing.T, what string, all []time.Duration) (median time.Durati
 	return median
 }
 
-// busy is what an overloaded machine may add to a time that people wait for.
-const busy = 10
+// tooLate reports whether a time that people wait for is beyond the goal, which is judged on a quiet machine: in the short form it may
+// be ten times that.
+func tooLate(took, goal time.Duration) bool {
+	return took > goal*time.Duration(runs(10, 1))
+}
 
 // TestControllerKilled: kill -9 of the controller until the other one serves, by DNS.
 func TestControllerKilled(t *testing.T) {
@@ -297,26 +305,34 @@ func TestControllerKilled(t *testing.T) {
 		must(t, syscall.Kill(int(a.pid.Load()), syscall.SIGKILL))
 		all = append(all, w.until(t, b, killed, 60*time.Second))
 	}
-	if m := figures(t, "kill -9 of the controller to the other one in DNS", all); m > 250*time.Millisecond*busy {
+	if m := figures(t, "kill -9 of the controller to the other one in DNS", all); tooLate(m, 250*time.Millisecond) {
 		t.Errorf("median %v", m)
 	}
 	w.noOverlap(t)
 }
 
+// printed returns the bound of a host crash that `tanist config check` prints.
+func printed(t *testing.T, timing election.Timing, store election.Traits) time.Duration {
+	t.Helper()
+	for _, b := range timing.Bounds(store, election.Health{}) {
+		if strings.HasPrefix(b.Fault, "host crash") {
+			return b.Max
+		}
+	}
+	t.Fatal("no bound is printed for a host crash")
+	return 0
+}
+
 // TestHostCrash: the host, its agent and its link are gone at once.
 func TestHostCrash(t *testing.T) {
 	for _, test := range []struct {
-		timing    election.Timing
-		few, long int
-		bound     time.Duration
-	}{
-		{FastTiming(), 3, 20, 1200 * time.Millisecond},
-		{DefaultTiming(), 1, 10, 8700 * time.Millisecond},
-	} {
+		timing election.Timing
+		few    int
+	}{{FastTiming(), 3}, {DefaultTiming(), 1}} {
 		t.Run(test.timing.Profile, func(t *testing.T) {
 			w := newWorld(t, test.timing)
 			var all []time.Duration
-			for range runs(test.few, test.long) {
+			for range runs(test.few, 20) {
 				a, b := w.active(t)
 				crashed := time.Now()
 				a.link.Hold()
@@ -327,8 +343,14 @@ func TestHostCrash(t *testing.T) {
 				a.link.Heal()
 				must(t, w.consul.Wait(t.Context()))
 			}
-			if m := figures(t, "host crash to the other one in DNS", all); m > test.bound+5*time.Second {
-				t.Errorf("median %v, want %v", m, test.bound)
+			m := figures(t, "host crash to the other one in DNS", all)
+			if test.timing.Profile == FastTiming().Profile && tooLate(m, 1200*time.Millisecond) {
+				t.Errorf("median %v", m)
+			}
+			bound := printed(t, test.timing, w.hosts[0].store.Traits())
+			t.Logf("printed bound: %v", bound)
+			if longest := all[len(all)-1]; tooLate(longest, bound) {
+				t.Errorf("%v, which is beyond the printed bound %v", longest, bound)
 			}
 			t.Logf("between the end of one validity and the start of the next controller: at least %v", w.journal.tightest())
 			w.noOverlap(t)
@@ -392,7 +414,7 @@ func TestSilentLinkDrops(t *testing.T) {
 	for _, test := range []struct {
 		timing    election.Timing
 		few, long int
-	}{{FastTiming(), 3, 80}, {DefaultTiming(), 1, 20}} {
+	}{{FastTiming(), 3, 100}, {DefaultTiming(), 1, 50}} {
 		t.Run(test.timing.Profile, func(t *testing.T) {
 			w := newWorld(t, test.timing)
 			var all []time.Duration

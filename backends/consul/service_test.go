@@ -258,8 +258,11 @@ func TestNeverTwoAnswers(t *testing.T) {
 	if testing.Short() {
 		takeovers = 10
 	}
-	c := consultest.Start(t, consultest.Options{Servers: 3, Config: deployed(t, "agent.hcl") + "\n" + quickTTL})
-	config := Config{Cluster: "orders", MinTTL: time.Second, Log: logger(t), Service: &Service{Name: "shop"}}
+	c := locked(t, consultest.Options{Servers: 3, Config: quickTTL})
+	config := Config{
+		Cluster: "orders", Token: granted(t, c, "policy-controller.hcl", "orders"), TLS: TLS{CAFile: c.CAFile},
+		MinTTL: time.Second, Log: logger(t), Service: &Service{Name: "orders"},
+	}
 	var hosts [2]*Store
 	for i := range hosts {
 		config.Address = c.Servers[i].URL()
@@ -283,7 +286,7 @@ func TestNeverTwoAnswers(t *testing.T) {
 				<-tick.C
 				least := served.Load() // before the question is sent
 				attempt, done := context.WithTimeout(ctx, 5*time.Second)
-				got, err := dig(attempt, server.DNS(), "shop.service.consul", dnsmessage.TypeA)
+				got, err := dig(attempt, server.DNS(), "orders.service.consul", dnsmessage.TypeA)
 				done()
 				if ctx.Err() != nil || err != nil {
 					continue // no answer is no wrong answer; they are counted
@@ -334,7 +337,7 @@ func TestNeverTwoAnswers(t *testing.T) {
 		must(t, s.Publish(t.Context(), lease, a))
 		served.Store(uint64(a.Term))
 		for _, server := range c.Servers {
-			answered(t, server.DNS(), "shop.service.consul", address(a.Term))
+			answered(t, server.DNS(), "orders.service.consul", address(a.Term))
 		}
 		time.Sleep(20 * time.Millisecond) // some questions in between
 	}

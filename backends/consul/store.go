@@ -34,7 +34,7 @@ type Store struct {
 	published atomic.Pointer[election.LeaseID] // the lease of this process's last publication
 
 	mu       sync.Mutex
-	watchers map[chan struct{}]bool
+	watchers map[chan election.Hint]bool
 	refused  election.Instant // when the lock-delay of the present vacancy first refused a claim; zero: it did not
 }
 
@@ -72,7 +72,7 @@ func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 }
 
 func (s *Store) read(ctx context.Context) (snap election.Snapshot, err error) {
-	single := []string{"active", "beat", "term", "request", "pause"}
+	single := []string{"active", "beat", "term", "request", "pause", "heir"}
 	var ops []op
 	for _, key := range single {
 		ops = append(ops, s.kv(api.KVGetOrEmpty, key, nil))
@@ -130,6 +130,12 @@ func (s *Store) read(ctx context.Context) (snap election.Snapshot, err error) {
 			pause = election.Pause{By: "a pause key that can't be read"}
 		}
 		snap.Pause = &pause
+	}
+	if p := pairs["heir"]; p.ModifyIndex != 0 {
+		snap.HeirVersion = election.Version(p.ModifyIndex)
+		if h, err := election.DecodeHeir(p.Value); err == nil {
+			snap.Heir = &h
+		}
 	}
 	return snap, nil
 }
@@ -284,7 +290,7 @@ func (s *Store) revoke(ctx context.Context, lease election.LeaseID) error {
 func (s *Store) drop(ctx context.Context, lease election.LeaseID) error {
 	look := []op{
 		s.kv(api.KVGetOrEmpty, "active", nil), s.kv(api.KVGetOrEmpty, "url", nil), s.kv(api.KVGetOrEmpty, "beat", nil),
-		s.kv(api.KVGetTree, "role/", nil), s.kv(api.KVGetTree, "controllers/", nil),
+		s.kv(api.KVGetOrEmpty, "heir", nil), s.kv(api.KVGetTree, "role/", nil), s.kv(api.KVGetTree, "controllers/", nil),
 	}
 	if s.cfg.Agents {
 		look = append(look, s.kv(api.KVGetTree, "agents/", nil))
@@ -339,7 +345,7 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	} else {
 		ops = append(ops, s.remove("beat")) // of a holder before; its silence must not be taken for ours
 	}
-	ops = append(ops, s.remove("url"))
+	ops = append(ops, s.remove("url"), s.remove("heir"))
 	if c.Previous != "" {
 		ops = append(ops, s.remove("role/"+c.Previous))
 	}
@@ -404,6 +410,31 @@ func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.
 	}
 	_, err = s.commit(ctx, append(ops, announce...))
 	return err
+}
+
+// HandOver implements [election.Backend]. The role key is removed and locked anew by the heir's session: what was removed has no lock-delay.
+func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election.HandOver) error {
+	ops := []op{s.bound("active", lease), s.unchanged("heir", h.Heir, election.ErrConflict)}
+	ops = append(ops, s.set("term", h.Breadcrumb.Encode())...)
+	for _, key := range []string{"active", "url", "beat", "heir", "role/" + h.From} {
+		ops = append(ops, s.remove(key))
+	}
+	ops = append(ops, s.bind("active", h.Active.Encode(), h.Lease)...)
+	if h.Beat {
+		ops = append(ops, s.bind("beat", s.beat(), h.Lease)...)
+	}
+	_, err := s.commit(ctx, append(ops, s.serviceGone()...))
+	// The heir's session that is gone looks like our own; but what was not handed over still is ours.
+	if errors.Is(err, errLockDelay) || errors.Is(err, election.ErrLost) && s.holds(ctx, lease) == nil {
+		err = election.ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("cannot hand over: %w", err)
+	}
+	if err := s.destroy(ctx, lease); err != nil {
+		s.log.Debug().Err(err).Msg("the session that was handed over is left to end by itself")
+	}
+	return nil
 }
 
 // Release implements [election.Backend].

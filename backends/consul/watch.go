@@ -63,8 +63,8 @@ func (s *Store) until(ctx context.Context) (context.Context, context.CancelFunc)
 }
 
 // Watch implements [election.Backend] with one blocking query on the names of the cluster's keys.
-func (s *Store) Watch(ctx context.Context) <-chan struct{} {
-	hints := make(chan struct{}, 1)
+func (s *Store) Watch(ctx context.Context) <-chan election.Hint {
+	hints := make(chan election.Hint, 1)
 	s.mu.Lock()
 	s.watchers[hints] = true
 	s.mu.Unlock()
@@ -110,14 +110,14 @@ func (s *Store) Watch(ctx context.Context) <-chan struct{} {
 	return hints
 }
 
-func (s *Store) hint(hints chan struct{}) {
+func (s *Store) hint(hints chan election.Hint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.watchers[hints] {
 		return
 	}
 	select {
-	case hints <- struct{}{}:
+	case hints <- election.Hint{}:
 	default:
 	}
 }
@@ -138,7 +138,7 @@ func (s *Store) hintAfterLockDelay() {
 		s.refused = 0
 		for hints := range s.watchers {
 			select {
-			case hints <- struct{}{}:
+			case hints <- election.Hint{}:
 			default:
 			}
 		}

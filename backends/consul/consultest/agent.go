@@ -86,6 +86,13 @@ func (a *Agent) GRPC() string {
 	return net.JoinHostPort(a.IP, "8502")
 }
 
+// PID returns the process, or the last one if it has ended.
+func (a *Agent) PID() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pid
+}
+
 // Start starts the process, with the data that it has. It returns before the agent answers; see [Cluster.Wait].
 func (a *Agent) Start() error {
 	a.mu.Lock()
