@@ -137,6 +137,7 @@ func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 			clientv3.OpGet(s.root+"controllers/", clientv3.WithPrefix()),
 			clientv3.OpGet(s.root+"request"),
 			clientv3.OpGet(s.root+"pause"),
+			clientv3.OpGet(s.root+"heir"),
 		).Commit()
 		if err != nil {
 			return election.Snapshot{}, err
@@ -152,8 +153,8 @@ func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 // snapshot understands what Read got, in the order in which it asked.
 func (s *Store) snapshot(kvs [][]*mvccpb.KeyValue) (election.Snapshot, error) {
 	var snap election.Snapshot
-	if len(kvs) != 6 {
-		return snap, fmt.Errorf("%d answers to 6 questions", len(kvs))
+	if len(kvs) != 7 {
+		return snap, fmt.Errorf("%d answers to 7 questions", len(kvs))
 	}
 	for _, kv := range kvs[0] {
 		snap.ActiveLease, snap.ActiveVersion = leaseOf(kv.Lease), election.Version(kv.ModRevision)
@@ -193,6 +194,12 @@ func (s *Store) snapshot(kvs [][]*mvccpb.KeyValue) (election.Snapshot, error) {
 			p = election.Pause{By: "a pause key that can't be read"} // somebody wanted a pause
 		}
 		snap.Pause = &p
+	}
+	for _, kv := range kvs[6] {
+		snap.HeirVersion = election.Version(kv.ModRevision)
+		if h, err := election.DecodeHeir(kv.Value); err == nil {
+			snap.Heir = &h
+		}
 	}
 	return snap, nil
 }
@@ -275,6 +282,7 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 		clientv3.OpPut(s.root+"term", string(c.Breadcrumb.Encode())),
 		clientv3.OpPut(s.root+"active", string(c.Active.Encode()), clientv3.WithLease(id)),
 		clientv3.OpDelete(s.root + "url"),
+		clientv3.OpDelete(s.root + "heir"),
 	}
 	if c.Beat {
 		ops = append(ops, clientv3.OpPut(s.root+"beat", "", clientv3.WithLease(id)))
@@ -389,6 +397,41 @@ func (s *Store) Release(ctx context.Context, lease election.LeaseID, b election.
 		ops = append(ops, clientv3.OpDelete(s.root+"role/"+b.Controller))
 	}
 	if _, err := s.swap(ctx, "release", []clientv3.Cmp{s.bound(id)}, ops, election.ErrLost); err != nil {
+		return err
+	}
+	_ = s.Revoke(ctx, lease) // nothing is bound to it any more; it ends by itself too
+	return nil
+}
+
+// HandOver implements [election.Backend].
+func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election.HandOver) error {
+	old, err := leaseID(lease)
+	if err != nil {
+		return fmt.Errorf("cannot hand over: %w", err)
+	}
+	to, err := leaseID(h.Lease)
+	if err != nil {
+		return fmt.Errorf("cannot hand over: %w", err)
+	}
+	ops := []clientv3.Op{
+		clientv3.OpPut(s.root+"term", string(h.Breadcrumb.Encode())),
+		clientv3.OpPut(s.root+"active", string(h.Active.Encode()), clientv3.WithLease(to)),
+		clientv3.OpDelete(s.root + "url"),
+		clientv3.OpDelete(s.root + "heir"),
+		clientv3.OpDelete(s.root + "role/" + h.From),
+	}
+	if h.Beat {
+		ops = append(ops, clientv3.OpPut(s.root+"beat", "", clientv3.WithLease(to)))
+	} else {
+		ops = append(ops, clientv3.OpDelete(s.root+"beat"))
+	}
+	_, err = s.swap(ctx, "hand over", []clientv3.Cmp{s.bound(old), version(s.root+"heir", h.Heir)}, ops, election.ErrConflict)
+	if errors.Is(err, election.ErrConflict) {
+		if active, e := s.Get(ctx, "active"); e == nil && active.Lease != lease {
+			err = fmt.Errorf("cannot hand over: %w", election.ErrLost)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	_ = s.Revoke(ctx, lease) // nothing is bound to it any more; it ends by itself too

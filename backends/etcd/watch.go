@@ -42,7 +42,12 @@ func pause(ctx context.Context, n int) bool {
 type watched struct {
 	key     string
 	options []clientv3.OpOption
+	trails  bool // changes along with the role key, mostly
 }
+
+// trail is how long the news of a key that changes along with the role key wait for those of the role key. One transaction changes
+// both, each has a watch of its own, and their order is by chance; but the role key's say more.
+const trail = 2 * time.Millisecond
 
 // watch is a watch of some keys on one endpoint. It ends, with a cause, when anything about it breaks.
 type watch struct {
@@ -124,8 +129,8 @@ func (w *watch) broken(resp clientv3.WatchResponse, open bool) error {
 }
 
 // Watch implements [election.Backend]. A hint is given after every (re-)establishment too.
-func (s *Store) Watch(ctx context.Context) <-chan struct{} {
-	hints := make(chan struct{}, 1)
+func (s *Store) Watch(ctx context.Context) <-chan election.Hint {
+	hints := make(chan election.Hint, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, cancel)
 	finish := func() { stop(); cancel(); close(hints) }
@@ -135,17 +140,23 @@ func (s *Store) Watch(ctx context.Context) <-chan struct{} {
 	return hints
 }
 
-func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
-	give := func() {
+func (s *Store) hint(ctx context.Context, hints chan election.Hint) {
+	var giving sync.Mutex
+	give := func(h election.Hint) {
+		giving.Lock()
+		defer giving.Unlock()
 		select {
-		case hints <- struct{}{}:
+		case before := <-hints: // not taken yet
+			h = before.Merge(h)
 		default:
 		}
+		hints <- h
 	}
 	keys := []watched{
 		{key: "active"},
-		{key: "beat"},
-		{key: "term"},
+		{key: "beat", trails: true},
+		{key: "term", trails: true},
+		{key: "heir", trails: true},
 		{key: "request"},
 		{key: "pause"},
 		{key: "controllers/", options: []clientv3.OpOption{clientv3.WithPrefix()}},
@@ -154,12 +165,12 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 		began := time.Now()
 		w, err := s.watch(ctx, keys...)
 		if err == nil {
-			give()
+			give(election.Hint{})
 			// One transaction changes several keys, each with a watch of its own. A look that is taken after the hint of a
 			// revision sees everything up to it.
 			var hinted atomic.Int64
 			var reading sync.WaitGroup
-			for _, events := range w.events {
+			for i, events := range w.events {
 				reading.Go(func() {
 					for {
 						resp, open := <-events
@@ -167,15 +178,18 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 							w.end(err)
 							return
 						}
+						if keys[i].trails {
+							nap(w.ctx, trail)
+						}
 						if s.news(&hinted, resp.Events) {
-							give()
+							give(s.roleKey(resp.Events))
 						}
 					}
 				})
 			}
 			reading.Wait()
 			err = context.Cause(w.ctx)
-			give() // whatever happened since the break, a look is due
+			give(election.Hint{}) // whatever happened since the break, a look is due
 		}
 		if ctx.Err() != nil {
 			return
@@ -189,6 +203,28 @@ func (s *Store) hint(ctx context.Context, hints chan<- struct{}) {
 			pause(ctx, failures)
 			failures++
 		}
+	}
+}
+
+// roleKey returns the hint that the last of events is, if it is one of the role key.
+func (s *Store) roleKey(events []*clientv3.Event) (h election.Hint) {
+	for _, e := range events {
+		if string(e.Kv.Key) != s.root+"active" || e.Type != clientv3.EventTypePut {
+			continue
+		}
+		if a, err := election.DecodeActive(e.Kv.Value); err == nil {
+			h = election.Hint{Active: &a, Lease: leaseOf(e.Kv.Lease)}
+		}
+	}
+	return h
+}
+
+func nap(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 

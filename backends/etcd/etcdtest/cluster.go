@@ -237,6 +237,51 @@ func (c *Cluster) WaitHealthy(tb testing.TB) {
 // Len returns the number of members.
 func (c *Cluster) Len() int { return len(c.members) }
 
+// Proxy starts etcd's gRPC proxy in front of all members and returns its URL and process when it answers. It ends with the test.
+func (c *Cluster) Proxy(tb testing.TB) (url string, pid int) {
+	tb.Helper()
+	addr := freePorts(tb, 1)[0]
+	log, done := &logBuffer{}, make(chan struct{})
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), c.binary, "grpc-proxy", "start",
+		"--endpoints="+strings.Join(c.Endpoints(), ","), "--listen-addr="+addr, "--data-dir="+tb.TempDir())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("cannot start the proxy: %v", err)
+	}
+	go func() {
+		_ = cmd.Wait() // killed below
+		close(done)
+	}()
+	tb.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-done
+		if tb.Failed() {
+			tb.Logf("the end of the log of the proxy:\n%s", log.tail())
+		}
+	})
+	url = "http://" + addr
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{url}, Logger: zap.NewNop()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(tb.Context(), startLimit)
+	defer cancel()
+	for {
+		if _, err = client.Get(ctx, "x"); err == nil {
+			return url, cmd.Process.Pid
+		}
+		select {
+		case <-done:
+			tb.Fatalf("the proxy has ended: %v", err)
+		case <-ctx.Done():
+			tb.Fatalf("the proxy does not answer: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // PID returns the process of a member that runs.
 func (c *Cluster) PID(i int) int { return c.members[i].cmd.Process.Pid }
 
