@@ -236,7 +236,7 @@ func (c Config) Validate() error {
 		bad("backoff.reset: %v is negative", c.Backoff.Reset)
 	}
 	if c.Presence != nil && c.PresenceTTL < time.Second {
-		bad("presence.ttl: %v is less than 1s", c.PresenceTTL)
+		bad("presence_ttl: %v is less than 1s", c.PresenceTTL)
 	}
 	for i, u := range c.Controllers {
 		if _, err := parseURL(u); err != nil {

@@ -118,7 +118,7 @@ func (p *presence) run(ctx context.Context, last func() bool) error {
 			said = ""
 			p.log.Info().Msg("the agents' status is in the store again")
 		}
-		next := p.ttl/2 - time.Duration(p.random()*float64(p.ttl)/8)
+		next := p.ttl*2/3 - time.Duration(p.random()*float64(p.ttl)/6)
 		if err != nil {
 			next /= 3
 		}

@@ -94,9 +94,6 @@ func sameURL(raw string) string {
 	return a.scheme + "://" + a.dial() + rest
 }
 
-// same reports whether two URLs are the same place.
-func same(a, b string) bool { return a == b || (a != "" && b != "" && sameURL(a) == sameURL(b)) }
-
 func validName(name string) bool {
 	if name == "" || len(name) > 253 {
 		return false

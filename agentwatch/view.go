@@ -59,10 +59,11 @@ type view struct {
 	storeSay string    // why not, for people
 	said     string    // the last complaint about a record, so that it is said once
 
-	portUp bool            // of target: answered within the last Fall probes
-	fails  int             // of target, in a row
-	opened map[string]bool // by URL: what the newest probe of it found
-	asked  string          // what the sidecars said last, for people
+	portUp bool              // of target: answered within the last Fall probes
+	fails  int               // of target, in a row
+	opened map[string]bool   // by URL: what the newest probe of it found
+	places map[string]string // what [sameURL] made of URLs: they are compared at every look
+	asked  string            // what the sidecars said last, for people
 
 	missing time.Time // when it was first found that nothing can be reached; zero: something can
 	misses  int
@@ -88,7 +89,7 @@ type answered struct {
 }
 
 func newView(cfg *Config, log zerolog.Logger, count *counters, publish func(wish)) *view {
-	v := &view{cfg: cfg, log: log, count: count, wish: publish, opened: map[string]bool{}, storeSay: notAsked}
+	v := &view{cfg: cfg, log: log, count: count, wish: publish, opened: map[string]bool{}, places: map[string]string{}, storeSay: notAsked}
 	if len(cfg.Controllers) > 0 {
 		v.allowed, v.hosts = map[string]bool{}, map[string]bool{}
 		for _, u := range cfg.Controllers {
@@ -134,7 +135,7 @@ func (v *view) learn(p Peer) {
 	}
 	for i := range v.peers {
 		old := &v.peers[i]
-		if (p.URL != "" && same(old.URL, p.URL)) || (old.URL == "" && old.API == p.API) {
+		if (p.URL != "" && v.same(old.URL, p.URL)) || (old.URL == "" && old.API == p.API) {
 			if p.URL != "" && old.URL == "" {
 				old.URL = p.URL
 			}
@@ -157,6 +158,23 @@ func (v *view) learn(p Peer) {
 		p.Controller = ""
 	}
 	v.peers = append(v.peers, p)
+}
+
+// same reports whether two URLs are the same place.
+func (v *view) same(a, b string) bool {
+	return a == b || (a != "" && b != "" && v.place(a) == v.place(b))
+}
+
+func (v *view) place(url string) string {
+	p, ok := v.places[url]
+	if !ok {
+		if len(v.places) > 4*maxPeers {
+			clear(v.places)
+		}
+		p = sameURL(url)
+		v.places[url] = p
+	}
+	return p
 }
 
 func (v *view) load() {
@@ -326,7 +344,7 @@ func (v *view) look() {
 	switch {
 	case w.action == Guess && !v.facts.Port:
 		for _, p := range v.peers {
-			if p.URL != "" && v.opened[p.URL] && !same(p.URL, v.target.URL) {
+			if p.URL != "" && v.opened[p.URL] && !v.same(p.URL, v.target.URL) {
 				v.point(Target{Controller: p.Controller, URL: p.URL, Via: viaProbe, Seen: time.Now()})
 				w.target = v.target
 				break
@@ -353,7 +371,7 @@ func (v *view) factsWith(port bool) Facts {
 		f.Named = v.target.Term > 0 && v.target.Term >= v.seen
 	}
 	for _, p := range v.peers {
-		if p.URL != "" && v.opened[p.URL] && !same(p.URL, v.target.URL) {
+		if p.URL != "" && v.opened[p.URL] && !v.same(p.URL, v.target.URL) {
 			f.Others++
 		}
 	}
