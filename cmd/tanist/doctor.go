@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tanist/tanist/backends/consul"
 	"github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/election"
 )
@@ -97,8 +98,24 @@ func examine(ctx context.Context, s store, c storeConfig) ([]finding, error) {
 type addFinding func(level, about, format string, args ...any)
 
 func examineServers(ctx context.Context, s store, add addFinding) {
-	if e, ok := s.(*etcd.Store); ok {
-		for _, server := range e.Versions(ctx) {
+	switch s := s.(type) {
+	case *consul.Store:
+		for _, agent := range s.Agents(ctx) {
+			version := agent.Version
+			if version == "" {
+				version = "of a version that this token may not read"
+			}
+			switch {
+			case agent.Err != nil:
+				add(levelWarning, "server", "%s does not answer: %v", agent.Address, agent.Err)
+			case agent.Leader == "":
+				add(levelFailure, "server", "%s answers: Consul %s, and knows of no leader of the servers", agent.Address, version)
+			default:
+				add(levelOK, "server", "%s answers: Consul %s; the servers' leader is %s", agent.Address, version, agent.Leader)
+			}
+		}
+	case *etcd.Store:
+		for _, server := range s.Versions(ctx) {
 			leader := ""
 			if server.Leader {
 				leader = ", etcd's leader"

@@ -39,7 +39,7 @@ func switchoverCommand() *cobra.Command {
 				}
 				out := cmd.OutOrStdout()
 				if !yes {
-					listTable(out, clusterOf(c.Cluster, snap), c.Store, time.Now())
+					listTable(out, clusterOf(c.Cluster, snap), c.Store, "", time.Now())
 					fmt.Fprintf(out, "This stops %s's controller and starts %s's. Continue? [y/N] ", snap.Active.Controller, target)
 					answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 					if word := strings.ToLower(strings.TrimSpace(answer)); word != "y" && word != "yes" {

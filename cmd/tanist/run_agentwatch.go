@@ -66,7 +66,7 @@ func runAgentwatch(ctx context.Context, l *config.Loaded, log zerolog.Logger) (e
 		if err != nil {
 			return err
 		}
-		cfg.Presence = backend
+		cfg.Presence, cfg.PresenceTTL = backend, c.PresenceTTL
 		cfg.Self = election.AgentWatch{Incarnation: rand.Text(), Home: home, PID: os.Getpid()}
 		alive := processAlive(home)
 		cfg.Dead = func(other election.AgentWatch) bool {

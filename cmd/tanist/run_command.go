@@ -51,8 +51,8 @@ func runCommand() *cobra.Command {
 			"held and every earlier holder's validity is over; when the lease is lost, or this process is killed, a guard ends the\n" +
 			"command with its whole process tree before another may start. It finds TANIST_CLUSTER, TANIST_NAME and TANIST_TERM (a fencing\n" +
 			"token) in its environment, and nothing on its standard input.\n\n" +
-			"SIGTERM and SIGINT stop the command (--stop-signal, then KILL after --stop-timeout) and release the lease; SIGHUP, SIGUSR1, SIGUSR2\n" +
-			"and SIGWINCH are passed on. As PID 1 of a container it reaps what is orphaned. After a lost lease it waits for the next turn, unless\n" +
+			"SIGTERM and SIGINT stop the command (--stop-signal, then KILL after --stop-timeout) and release the lease; a second one kills it at\n" +
+			"once. SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on. As PID 1 of a container it reaps what is orphaned. After a lost lease it waits for the next turn, unless\n" +
 			"--once is given.\n\n" +
 			"Exit codes: those of the command (128 + n if signal n ended it), 3 lease lost (--once), 64 usage, 69 no store, 75 not held within\n" +
 			"--timeout, 77 no access, 127 no such command.",
@@ -156,10 +156,18 @@ func (f *lockFlags) run(ctx context.Context, args []string, log zerolog.Logger) 
 	defer others.Wait()
 	defer stop()
 	others.Go(func() {
-		select {
-		case s := <-told:
-			end(&signalled{s.(syscall.Signal)})
-		case <-around.Done():
+		for again := false; ; again = true {
+			select {
+			case s := <-told:
+				if !again {
+					end(&signalled{s.(syscall.Signal)})
+					continue
+				}
+				log.Warn().Stringer("signal", s).Msg("told to end once more: killing the command")
+				_ = once.driver.Stop(around, 0) // the stop that is under way says how it went
+			case <-around.Done():
+				return
+			}
 		}
 	})
 	others.Go(func() { once.driver.ForwardSignals(around) })

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -113,8 +115,11 @@ func listCommand() *cobra.Command {
 					if doc.Agents, err = readAgents(limited, s); err != nil {
 						return nil, nil, storeError(err, "the agents can't be read")
 					}
-					servers := serversUp(limited, s)
-					return doc, func(out io.Writer) { listTable(out, doc, c.Store+servers, time.Now()) }, nil
+					if v.output != "table" {
+						return doc, nil, nil
+					}
+					servers, left := serversUp(limited, s), leaseLeft(limited, doc.Active)
+					return doc, func(out io.Writer) { listTable(out, doc, c.Store+servers, left, time.Now()) }, nil
 				})
 			})
 		},
@@ -141,8 +146,33 @@ func serversUp(ctx context.Context, s store) string {
 	return fmt.Sprintf(" %d/%d", up, len(servers))
 }
 
-// listTable prints a cluster for people.
-func listTable(out io.Writer, c cluster, store string, now time.Time) {
+// leaseLeft asks the active's sidecar how long its lease is valid without another renewal: only the sidecar knows. It returns "2.1s/",
+// or "" if the sidecar can't be asked from here.
+func leaseLeft(ctx context.Context, a *election.Active) string {
+	if a == nil || a.API == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(a.API, "/")+"/v1/status", nil)
+	if err != nil {
+		return ""
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	var s status
+	// An address like 127.0.0.1 may be another sidecar's, seen from here.
+	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s) != nil || s.Incarnation != a.Incarnation || s.LeaseLeftMS <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1fs/", s.LeaseLeftMS/1000)
+}
+
+// listTable prints a cluster for people. left is what [leaseLeft] returned.
+func listTable(out io.Writer, c cluster, store, left string, now time.Time) {
 	pause := "off"
 	if c.Pause != nil {
 		pause = "ON, by " + clean(c.Pause.By) + because(c.Pause.Reason)
@@ -155,7 +185,7 @@ func listTable(out io.Writer, c cluster, store string, now time.Time) {
 		shown[k.Name] = true
 		role, state, lease, note := "○ passive", k.State, "-", k.URL
 		if c.Active != nil && c.Active.Controller == k.Name {
-			state, lease = c.Active.State, cmp.Or(k.LeaseTTL, "?")
+			state, lease = c.Active.State, left+cmp.Or(k.LeaseTTL, "?")
 			if c.Active.Serving() {
 				role = "● active"
 			}

@@ -33,6 +33,7 @@ type storeConfig struct {
 	Consul  config.Consul
 	Agents  bool            // the process follows, and never holds a controller's lease
 	Timing  election.Timing // of a sidecar; else zero
+	Reread  time.Duration   // how often who follows reads anew, in case a watch stalls; zero: the store's default
 	File    string          // where it is from; empty for flags
 	Allowed []string        // the only URLs that may be active, if there are any
 }
@@ -47,6 +48,7 @@ func storeOf(l *config.Loaded) storeConfig {
 		c := l.Agent
 		return storeConfig{
 			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Agents: true, File: l.File, Allowed: c.Controllers,
+			Reread: c.PresenceTTL, // who keeps the store less busy with one keeps it less busy with the other
 		}
 	default:
 		c := l.HAProxy
@@ -73,7 +75,7 @@ func openStore(c storeConfig, log zerolog.Logger) (store, error) {
 		}
 		s, err := etcd.Open(etcd.Config{
 			Cluster: c.Cluster, Prefix: c.Etcd.Prefix, Endpoints: c.Etcd.Endpoints, Username: c.Etcd.Username,
-			Password: password, TLS: trust, Fleet: c.Agents, Log: log,
+			Password: password, TLS: trust, Fleet: c.Agents, RereadEvery: c.Reread, Log: log,
 		})
 		if err != nil {
 			return nil, exit(exitConfig, "%v", err)

@@ -584,6 +584,10 @@ func (d *decoder) checkAgent(a *Agent) {
 	}
 	d.atLeast("retries.count", a.Retries.Count, 0)
 	d.positive("retries.every", a.Retries.Every)
+	// Consul's sessions have 10 s at least; an agent that is gone for longer than minutes should not look alive.
+	if a.PresenceTTL < 10*time.Second || a.PresenceTTL > 10*time.Minute {
+		d.wrong("presence_ttl", "%v is not between 10s and 10m", a.PresenceTTL)
+	}
 	d.address("listen.http", a.Listen.HTTP)
 }
 

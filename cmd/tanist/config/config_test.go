@@ -191,6 +191,9 @@ func TestProblems(t *testing.T) {
 		}},
 		{"a proxy port that is none", good + "store: consul\nconsul: {service: {name: orders, connect: true, proxy_port: 70000}}\n", []string{"f.yml:8:61: consul.service.proxy_port: 70000 is not a port"}},
 		{"a Consul address without a scheme", good + "store: consul\nconsul: {address: \"localhost:8500\"}\n", []string{`f.yml:8:19: consul.address: "localhost:8500" is not a URL`}},
+		{"a short status", "kind: agent\ncluster: orders\nname: a\nrun: {command: [/bin/sh]}\npresence_ttl: 5s\n", []string{
+			"f.yml:5:15: presence_ttl: 5s is not between 10s and 10m",
+		}},
 		{"an agent without a command", "kind: agent\ncluster: orders\nname: a\n", []string{"f.yml:1:1: run: it is missing: run.command says what the agent is"}},
 		{"a mode that is none", "kind: agent\ncluster: orders\nname: a\nrun: {command: [/bin/sh], files: [{template: /etc/hostname, path: /tmp/x, mode: \"0640x\"}]}\n", []string{
 			`run.files[0].mode: "0640x" is not a mode: write it in quotes, such as "0640"`,

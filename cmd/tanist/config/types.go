@@ -227,24 +227,25 @@ type Web struct {
 
 // Agent is kind agent.
 type Agent struct {
-	Kind        string    `yaml:"kind"`
-	Cluster     string    `yaml:"cluster"`
-	Name        string    `yaml:"name"`
-	Store       string    `yaml:"store" one:"etcd consul"`
-	Etcd        Etcd      `yaml:"etcd"`
-	Consul      Consul    `yaml:"consul"`
-	Run         *AgentRun `yaml:"run"`
-	OnChange    OnChange  `yaml:"on_change"`
-	Agents      []OneOf   `yaml:"agents"`
-	Probe       Probe     `yaml:"probe"`
-	Controllers []string  `yaml:"controllers"`
-	Sidecars    []string  `yaml:"sidecars"`
-	Retries     Retries   `yaml:"retries"`
-	StopOnNone  bool      `yaml:"stop_on_vacancy"`
-	StateFile   string    `yaml:"state_file"`
-	Presence    bool      `yaml:"presence"`
-	Listen      Web       `yaml:"listen"`
-	Log         Log       `yaml:"log"`
+	Kind        string        `yaml:"kind"`
+	Cluster     string        `yaml:"cluster"`
+	Name        string        `yaml:"name"`
+	Store       string        `yaml:"store" one:"etcd consul"`
+	Etcd        Etcd          `yaml:"etcd"`
+	Consul      Consul        `yaml:"consul"`
+	Run         *AgentRun     `yaml:"run"`
+	OnChange    OnChange      `yaml:"on_change"`
+	Agents      []OneOf       `yaml:"agents"`
+	Probe       Probe         `yaml:"probe"`
+	Controllers []string      `yaml:"controllers"`
+	Sidecars    []string      `yaml:"sidecars"`
+	Retries     Retries       `yaml:"retries"`
+	StopOnNone  bool          `yaml:"stop_on_vacancy"`
+	StateFile   string        `yaml:"state_file"`
+	Presence    bool          `yaml:"presence"`
+	PresenceTTL time.Duration `yaml:"presence_ttl"`
+	Listen      Web           `yaml:"listen"`
+	Log         Log           `yaml:"log"`
 }
 
 // OneOf is one of many agents of one agentwatch.
@@ -384,7 +385,7 @@ func NewAgent() *Agent {
 	return &Agent{
 		Kind: string(KindAgent), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
 		OnChange: NewOnChange(), Probe: Probe{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3},
-		Retries: Retries{Count: 10, Every: 2 * time.Second}, Presence: true, Listen: Web{HTTP: "127.0.0.1:8720"},
+		Retries: Retries{Count: 10, Every: 2 * time.Second}, Presence: true, PresenceTTL: 20 * time.Second, Listen: Web{HTTP: "127.0.0.1:8720"},
 		Log: Log{Level: "info", Format: "auto"},
 	}
 }
