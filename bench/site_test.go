@@ -53,6 +53,7 @@ type host struct {
 	own    string // YAML for this one only
 	config string
 	record string
+	argv   []string // what the host runs
 	cmd    *exec.Cmd
 	log    *os.File
 }
@@ -231,6 +232,13 @@ state_dir: %s
 	if err := os.WriteFile(h.config, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
+	h.boot(h.binary, "sidecar", "-c", h.config)
+}
+
+// boot starts the host with a command as its only service.
+func (h *host) boot(argv ...string) {
+	h.t.Helper()
+	h.argv = argv
 	h.restart()
 	h.t.Cleanup(h.crash)
 }
@@ -242,8 +250,7 @@ func (h *host) restart() {
 	if h.log, err = os.OpenFile(filepath.Join(h.dir, h.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		h.t.Fatal(err)
 	}
-	h.cmd = exec.Command("ip", "netns", "exec", h.space(), "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
-		h.binary, "sidecar", "-c", h.config)
+	h.cmd = exec.Command("ip", append([]string{"netns", "exec", h.space(), "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"}, h.argv...)...)
 	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := h.cmd.Start(); err != nil {

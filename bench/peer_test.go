@@ -1,0 +1,87 @@
+package bench
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tanist/tanist/backends/etcd/etcdtest"
+	"github.com/tanist/tanist/election"
+)
+
+// The same hosts, store and program under `etcdctl lock`, with its own default of 10 s (2 s in the short form): a yardstick in the same run. There is no goal
+// for it; that both programs serve at once after a link drop shows that the records, and the judgement of them, can tell.
+func TestEtcdctlLock(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, etcdctl, err := etcdtest.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, 2, "")
+	for i, h := range s.hosts {
+		h.boot(etcdctl, "--endpoints", strings.Join(s.outside, ","), "lock", "--ttl", strconv.Itoa(times(2, 10)),
+			"bench", self, "controller", h.address()+":8080", h.record)
+		if i == 0 {
+			s.await(30*time.Second, h.name+" serves", func() bool { is, _ := h.serves(); return is })
+		}
+	}
+	// waits returns who serves and who waits for the lock.
+	waits := func() (active, passive *host) {
+		s.await(30*time.Second, "one serves and the other waits", func() bool {
+			for _, h := range s.hosts {
+				if is, _ := h.serves(); is {
+					active, passive = h, s.other(h)
+				}
+			}
+			if active == nil {
+				return false
+			}
+			is, _ := passive.serves()
+			return !is && s.queued() == 2
+		})
+		return active, passive
+	}
+	served := func(h *host, limit time.Duration) election.Instant {
+		var from election.Instant
+		s.await(limit, h.name+" serves", func() (is bool) { is, from = h.serves(); return is })
+		return from
+	}
+
+	var took []time.Duration
+	for range times(1, 5) {
+		active, passive := waits()
+		begun := election.BootClock()
+		active.cut()
+		active.crash()
+		took = append(took, served(passive, 30*time.Second).Sub(begun))
+		s.heal()
+		active.restart()
+	}
+	stats(t, "etcdctl lock: host crash → the other serves", took)
+	s.noOverlap()
+
+	active, passive := waits()
+	begun := election.BootClock()
+	active.cut()
+	from := served(passive, 30*time.Second)
+	watched := time.Duration(times(2, 30)) * time.Second
+	time.Sleep(watched) // for as long as anybody would have the patience to look
+	both := overlap(readLives(t, active.record), readLives(t, passive.record))
+	t.Logf("etcdctl lock: link drop → the other serves after %v; both served at once for %v of the %v that were watched",
+		from.Sub(begun).Round(time.Millisecond), both.Round(time.Millisecond), watched)
+	s.heal()
+	if both == 0 {
+		t.Error("the records tell of no overlap where there must be one")
+	}
+}
+
+// queued returns how many hold `etcdctl lock`'s lock or wait for it.
+func (s *site) queued() int {
+	s.t.Helper()
+	return len(strings.Fields(s.members.Ctl(s.t, "get", "--prefix", "--keys-only", "bench/")))
+}
