@@ -106,6 +106,7 @@ type candidate struct {
 	link     *electiontest.Proxy
 	store    *Store
 	journal  *journal
+	presence *election.Presence
 	serving  atomic.Uint64 // the term it serves
 	pid      atomic.Int64  // of its controller
 	ended    atomic.Int64  // the instant at which its last reign ended
@@ -126,6 +127,12 @@ func (h *candidate) observe(s election.Status) {
 // settled reports whether h takes part again: it follows the beat, and is not holding off.
 func (h *candidate) settled() bool {
 	return h.beats.Load() > 3 && election.BootClock().Sub(election.Instant(h.ended.Load())) > yieldWait
+}
+
+// say makes the state of h known to the others, who leave a vacancy only to one that is ready.
+func (h *candidate) say(state election.State) {
+	name, incarnation := h.name, h.name+"-1"
+	h.presence.Set("controllers/"+name, election.Controller{Name: name, Incarnation: incarnation, State: state}.Encode())
 }
 
 // world is two hosts, three servers, and the virtual URL.
@@ -161,6 +168,10 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 		must(t, err)
 		must(t, timing.Validate(h.store.Traits()))
 		w.hosts = append(w.hosts, h)
+		h.presence = &election.Presence{Store: h.store, TTL: timing.TTL, Name: "controllers/" + h.name,
+			Mine: func([]byte) bool { return true }, Dead: func([]byte) bool { return false }}
+		h.say(election.StateReady)
+		running.Go(func() { _ = h.presence.Run(ctx) })
 		elector := &election.Elector{
 			Backend: h.store, Timing: timing, Clock: election.BootClock, YieldWait: yieldWait,
 			Self:    func() election.Self { return election.Self{Name: h.name, Incarnation: h.name + "-1", Fit: true} },
@@ -187,6 +198,8 @@ func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *el
 	var last atomic.Int64
 	tenure.OnExtend(func(deadline election.Instant) { last.Store(int64(deadline.Add(timing.KillMargin()))) })
 	defer tenure.OnExtend(nil)
+	h.say(election.StateServing)
+	defer h.say(election.StateReady)
 	s := h.journal.begin(h.name, tenure.Term)
 	controller := exec.Command("sleep", "100000")
 	controller.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -242,7 +255,7 @@ func (w *world) active(t *testing.T) (active, passive *candidate) {
 		if b.serving.Load() > a.serving.Load() {
 			a, b = b, a
 		}
-		if a.serving.Load() == 0 || b.serving.Load() != 0 || !b.settled() {
+		if a.serving.Load() == 0 || b.serving.Load() != 0 || !b.settled() || !w.ready(t, b) {
 			continue
 		}
 		if got, err := w.dig(t, a.ip); err == nil && got {
@@ -251,6 +264,14 @@ func (w *world) active(t *testing.T) (active, passive *candidate) {
 	}
 	t.Fatalf("nobody serves: %+v", w.journal.spans)
 	return nil, nil
+}
+
+// ready reports whether the others can read that h is ready.
+func (w *world) ready(t *testing.T, h *candidate) bool {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	snap, err := h.store.Read(ctx)
+	return err == nil && slices.ContainsFunc(snap.Controllers, func(c election.Controller) bool { return c.Name == h.name && c.Fit() })
 }
 
 func (w *world) dig(t *testing.T, ip string) (bool, error) {
