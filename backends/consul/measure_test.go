@@ -168,8 +168,10 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 		must(t, err)
 		must(t, timing.Validate(h.store.Traits()))
 		w.hosts = append(w.hosts, h)
-		h.presence = &election.Presence{Store: h.store, TTL: timing.TTL, Name: "controllers/" + h.name,
-			Mine: func([]byte) bool { return true }, Dead: func([]byte) bool { return false }}
+		h.presence = &election.Presence{
+			Store: h.store, TTL: timing.TTL, Name: "controllers/" + h.name,
+			Mine: func([]byte) bool { return true }, Dead: func([]byte) bool { return false },
+		}
 		h.say(election.StateReady)
 		running.Go(func() { _ = h.presence.Run(ctx) })
 		elector := &election.Elector{
