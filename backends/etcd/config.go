@@ -31,8 +31,8 @@ type Config struct {
 
 	// DialTimeout bounds one attempt to connect, and to begin a watch. Zero: 3 s, in a fleet 15 s.
 	DialTimeout time.Duration
-	// RereadEvery is how often Follow reads the role key although its watch is silent, give or take a quarter.
-	// Zero: 10 s, in a fleet 20 s.
+	// RereadEvery is how often Follow reads the role key although its watch is silent, give or take a quarter. In a fleet a connection
+	// on which nothing happens is looked at as often, else every 10 s. Zero: 10 s, in a fleet 20 s.
 	RereadEvery time.Duration
 
 	Log zerolog.Logger

@@ -53,9 +53,11 @@ func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error
 	if e.user != "" {
 		options = append(options, grpc.WithPerRPCCredentials(e))
 	}
-	silence := 2 * time.Second
+	ping, silence := 10*time.Second, 2*time.Second // less than 10 s between pings is not honoured by gRPC
 	if cfg.Fleet {
-		silence = 10 * time.Second // the role key is read again now and then, which finds a dead endpoint sooner
+		// The role key is read again now and then, which finds a dead endpoint by itself. Pings between two reads would be most
+		// of what a fleet does at rest.
+		ping, silence = max(ping, cfg.RereadEvery), 10*time.Second
 	}
 	var err error
 	e.client, err = clientv3.New(clientv3.Config{
@@ -63,9 +65,9 @@ func newEndpoint(ctx context.Context, url string, cfg *Config) (*endpoint, error
 		Endpoints:            []string{url},
 		TLS:                  cfg.TLS,
 		DialTimeout:          cfg.DialTimeout,
-		DialKeepAliveTime:    10 * time.Second, // less is not honoured by gRPC; it also bounds unacknowledged data by
-		DialKeepAliveTimeout: silence,          // this, through TCP_USER_TIMEOUT
-		MaxUnaryRetries:      1,                // one attempt; repeating is decided here
+		DialKeepAliveTime:    ping,
+		DialKeepAliveTimeout: silence, // it also bounds unacknowledged data, through TCP_USER_TIMEOUT
+		MaxUnaryRetries:      1,       // one attempt; repeating is decided here
 		DialOptions:          options,
 		Logger:               zap.NewNop(),
 	})
