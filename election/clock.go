@@ -8,15 +8,15 @@ import (
 	"unsafe"
 )
 
-// Instant is a point on CLOCK_BOOTTIME, in nanoseconds since the host booted. Unlike the monotonic clock of package
-// time it goes on while the host is suspended, so a lease that ended during a suspend is seen to have ended. Instants
-// of different hosts, or of different boots, can't be compared.
+// Instant is a point on CLOCK_BOOTTIME, in nanoseconds since the host booted. Unlike the monotonic
+// clock of package time, this clock runs while the host is suspended, so a lease that ended during
+// a suspend is seen to have ended. Instants of different hosts or boots are not comparable.
 type Instant int64
 
-// Never is the deadline that does not come.
+// Never is a deadline that does not come.
 const Never Instant = math.MaxInt64
 
-// Clock tells the present instant. [BootClock] is the real one; tests in fake time bring their own.
+// Clock returns the current instant. [BootClock] is the real one. Tests in fake time use their own.
 type Clock func() Instant
 
 // Clocks of clock_gettime(2).
@@ -28,8 +28,8 @@ const (
 // BootClock reads CLOCK_BOOTTIME. It is safe for concurrent use.
 func BootClock() Instant { return readClock(clockBoottime) }
 
-// RawClock reads CLOCK_MONOTONIC_RAW, which no time daemon speeds up or slows down; it stands still while the host is
-// suspended. It is there to see whether the rate of CLOCK_BOOTTIME is what it should be; its values are of no other use.
+// RawClock reads CLOCK_MONOTONIC_RAW, which no time daemon adjusts and which stops while the host
+// is suspended. It serves only to check the rate of CLOCK_BOOTTIME.
 func RawClock() Instant { return readClock(clockMonotonicRaw) }
 
 func readClock(id uintptr) Instant {
@@ -41,14 +41,15 @@ func readClock(id uintptr) Instant {
 	return Instant(ts.Nano())
 }
 
-// rate watches the rate of a clock against another that nobody adjusts.
+// rate compares the rate of a clock with that of another that nobody adjusts.
 type rate struct {
 	known     bool
 	boot, raw Instant
 }
 
-// slow takes in a reading of both clocks, and reports whether boot has advanced less since the last one than [MaxDrift]
-// allows for. A boot that advanced more was suspended, or is fast, which only shortens what is counted on it.
+// slow takes a reading of both clocks, and reports whether boot has since the last reading advanced
+// less than [MaxDrift] allows. If boot advanced more, the host was suspended or the clock is fast;
+// that only shortens what is counted on it.
 func (r *rate) slow(boot, raw Instant) bool {
 	dBoot, dRaw := boot.Sub(r.boot), raw.Sub(r.raw)
 	known := r.known
@@ -64,7 +65,7 @@ func (i Instant) Add(d time.Duration) Instant {
 	return i + Instant(d)
 }
 
-// Sub returns how long after o instant i is.
+// Sub returns the duration from o to i.
 func (i Instant) Sub(o Instant) time.Duration {
 	if i == Never {
 		return math.MaxInt64

@@ -31,11 +31,16 @@ func vacant(crumb Breadcrumb) Snapshot {
 
 func TestDecide(t *testing.T) {
 	me := Self{Name: "ctl-b", Incarnation: "ctl-b-1", Priority: 100, Fit: true}
-	clean := Breadcrumb{Term: 7, Clean: true, Controller: "ctl-a", Incarnation: "ctl-a-1", Validity: 4 * time.Second, Reason: "switchover (ana)"}
+	clean := Breadcrumb{Term: 7, Clean: true, Controller: "ctl-a", Incarnation: "ctl-a-1", Validity: 4 * time.Second, Mode: ModeStore, Reason: "switchover (ana)"}
+	before := clean // as the previous version writes it
+	before.Mode = ""
 	unclean := clean
 	unclean.Clean, unclean.Reason = false, "first start"
+	listing := unclean
+	listing.Heirs = "ctl-a,ctl-c"
 	mine := unclean
-	mine.Controller, mine.Incarnation = me.Name, me.Incarnation
+	mine.Controller, mine.Incarnation, mine.Nonce, mine.Mode = me.Name, me.Incarnation, "n1", ModeStore
+	owing := func(b Breadcrumb, d time.Duration) Breadcrumb { b.Beat = true; return owing(b, d) }
 	stranger := held("ctl-a", 7, 0)
 	stranger.ActiveLease = ""
 	unreadable := held("ctl-a", 7, 0)
@@ -43,7 +48,7 @@ func TestDecide(t *testing.T) {
 	with := func(s Snapshot, f func(*Snapshot)) Snapshot { f(&s); return s }
 	as := func(f func(*Self)) Self { s := me; f(&s); return s }
 
-	// The snapshot is first seen at 100 s, the decision is taken at now.
+	// The snapshot is first seen at 100 s. The decision is made at now.
 	for _, c := range []struct {
 		name      string
 		self      Self
@@ -59,12 +64,69 @@ func TestDecide(t *testing.T) {
 		term      Term
 	}{
 		{name: "first start", snap: Snapshot{}, now: 100 * second, code: CodeClaim, claim: true, term: 1},
+		{
+			name: "a clean release of the version before, which knew no debt", snap: vacant(before), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(4 * time.Second)),
+		},
 		{name: "clean release needs no wait", snap: vacant(clean), now: 100 * second, code: CodeClaim, claim: true, term: 8},
 		{
 			name: "unclean loss is waited out", snap: vacant(unclean), now: 101 * second,
 			code: CodeClaim, claim: true, term: 8, notBefore: Instant(100*time.Second + Outlast(4*time.Second)),
 		},
-		{name: "own loss needs no wait", snap: vacant(mine), now: 101 * second, code: CodeClaim, claim: true, term: 8},
+		{
+			name: "own loss that is undone needs no wait", self: as(func(s *Self) { s.Undone = "n1" }), snap: vacant(mine), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8,
+		},
+		{
+			name: "own name and process prove nothing: it is waited out", snap: vacant(mine), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(4 * time.Second)),
+		},
+		{
+			name: "a debt outlives a clean release", snap: vacant(owing(clean, 3*time.Second)), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(3 * time.Second)),
+		},
+		{name: "a debt that is paid", snap: vacant(owing(clean, 3*time.Second)), now: 104 * second, code: CodeClaim, claim: true, term: 8},
+		{
+			name: "a debt longer than the last holder's validity", snap: vacant(owing(unclean, 9*time.Second)), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(9 * time.Second)),
+		},
+		{
+			name: "a debt outlives the silence", profile: ProfileFast, snap: with(held("ctl-a", 7, 3), func(s *Snapshot) { s.Breadcrumb = owing(s.Breadcrumb, 9*time.Second) }),
+			now: 105 * second, code: CodeClaim, claim: true, silent: 3, term: 8, notBefore: (100 * second).Add(Outlast(9 * time.Second)),
+		},
+		{
+			name: "an unreadable term key is waited out", snap: Snapshot{TermVersion: 9, TermBad: errBad{}}, now: 101 * second,
+			code: CodeClaim, claim: true, term: 1, notBefore: (100 * second).Add(Outlast(assumedValidity)),
+		},
+		{
+			name: "the highest possible term", snap: vacant(Breadcrumb{Term: MaxTerm, Clean: true, Controller: "ctl-a"}), now: 101 * second,
+			code: CodeUnreadable, term: MaxTerm + 1,
+		},
+		{
+			name: "the last holder may have its reign back in a pause", self: as(func(s *Self) { s.Undone = "n1" }),
+			snap: with(vacant(mine), func(s *Snapshot) { s.Pause = &Pause{By: "ana"} }), now: 101 * second, code: CodeClaim, claim: true, term: 8,
+		},
+		{
+			name: "silence of a holder without a beat", profile: ProfileFast,
+			snap: with(held("ctl-a", 7, 3), func(s *Snapshot) { s.Breadcrumb.Mode = ModeStore }), now: 200 * second, code: CodeHeld, term: 8,
+		},
+		{name: "one that is not listed", snap: vacant(listing), now: 200 * second, code: CodeUnlisted, term: 8},
+		{
+			name: "one that is not listed, asked for", snap: with(vacant(listing), func(s *Snapshot) { s.Request = &Request{Op: OpFailover, To: "ctl-b", Term: 7} }),
+			now: 200 * second, code: CodeUnlisted, term: 8,
+		},
+		{
+			name: "one that is not listed, by force", snap: with(vacant(listing), func(s *Snapshot) {
+				s.Request = &Request{Op: OpFailover, To: "ctl-b", Term: 7, Force: true}
+			}),
+			now: 101 * second, code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(4 * time.Second)),
+		},
+		{
+			name: "one that is not listed, by force about another reign", snap: with(vacant(listing), func(s *Snapshot) {
+				s.Request = &Request{Op: OpFailover, To: "ctl-b", Term: 6, Force: true}
+			}),
+			now: 200 * second, code: CodeUnlisted, term: 8,
+		},
 		{name: "held", snap: held("ctl-a", 7, 0), now: 200 * second, code: CodeHeld, term: 8},
 		{name: "held with a beat, default profile", snap: held("ctl-a", 7, 3), now: 200 * second, code: CodeHeld, term: 8},
 		{
@@ -88,13 +150,22 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "a request names another",
-			snap: with(vacant(clean), func(s *Snapshot) { s.Request, s.RequestVer = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5 }),
-			now:  101 * second, code: CodeRequested, until: 160 * second, term: 8,
+			snap: with(vacant(clean), func(s *Snapshot) {
+				s.Request, s.RequestVer, s.Controllers = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-c", State: StateReady}}
+			}),
+			now: 101 * second, code: CodeRequested, until: (100 * second).Add(targetPatience), term: 8,
 		},
 		{
 			name: "a request names another, which never came",
+			snap: with(vacant(clean), func(s *Snapshot) {
+				s.Request, s.RequestVer, s.Controllers = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-c", State: StateReady}}
+			}),
+			now: (100 * second).Add(targetPatience), code: CodeClaim, claim: true, term: 8,
+		},
+		{
+			name: "a request names another, which is absent",
 			snap: with(vacant(clean), func(s *Snapshot) { s.Request, s.RequestVer = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5 }),
-			now:  160 * second, code: CodeClaim, claim: true, term: 8,
+			now:  101 * second, code: CodeClaim, claim: true, term: 8,
 		},
 		{
 			name: "a request for an older term is nothing",
@@ -125,7 +196,7 @@ func TestDecide(t *testing.T) {
 			now:  101 * second, code: CodeClaim, claim: true, term: 8,
 		},
 		{name: "role key written by hand", snap: stranger, now: 200 * second, code: CodeStranger, term: 8},
-		{name: "role key that can't be read", snap: unreadable, now: 200 * second, code: CodeUnreadable, term: 8},
+		{name: "unreadable role key", snap: unreadable, now: 200 * second, code: CodeUnreadable, term: 8},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			self := c.self
@@ -146,34 +217,131 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// asBefore returns all that the previous version reads of a record.
+func asBefore(value []byte) (clean bool, validity time.Duration) {
+	facts, _, _ := strings.Cut(string(value), " reason=")
+	for _, f := range strings.Fields(facts)[1:] {
+		switch key, val, _ := strings.Cut(f, "="); key {
+		case "clean":
+			clean = true
+		case "validity":
+			validity, _ = time.ParseDuration(val)
+		}
+	}
+	return clean, validity
+}
+
+func TestDebtIsRead(t *testing.T) {
+	for _, b := range []Breadcrumb{
+		{Term: 7, Controller: "a", Validity: 4 * time.Second, TTL: 5 * time.Second, Mode: ModeStore, Nonce: "n", Debt: 1500 * time.Millisecond},
+		{Term: 7, Controller: "a", Clean: true, Validity: time.Second, Mode: ModeStore, Nonce: "n", Debt: 6 * time.Second, Reason: "x"},
+		{Term: 50, Reign: 7, Controller: "a", Clean: true, Validity: time.Second, Mode: ModeStore, Beat: true, Nonce: "n"},
+	} {
+		got, err := DecodeBreadcrumb(b.Encode())
+		if err != nil || got != b {
+			t.Errorf("%s reads as %+v, %v", b.Encode(), got, err)
+		}
+	}
+	if got, err := DecodeBreadcrumb(Breadcrumb{Term: 7, Controller: "a", Debt: 1500*time.Millisecond + 1}.Encode()); err != nil || got.Debt != 1501*time.Millisecond {
+		t.Errorf("a debt was rounded down to %v, %v", got.Debt, err)
+	}
+}
+
+// TestDebtDoesNotMisleadTheVersionBefore: a sidecar of the previous version waits out the validity
+// of a record that is not clean, and nothing else.
+func TestDebtDoesNotMisleadTheVersionBefore(t *testing.T) {
+	for _, b := range []Breadcrumb{
+		{Term: 7, Controller: "a", Validity: 4 * time.Second, Debt: 1500 * time.Millisecond},
+		{Term: 7, Controller: "a", Validity: 4 * time.Second, Debt: 9 * time.Second},
+		{Term: 7, Controller: "a", Clean: true, Validity: 4 * time.Second, Debt: time.Second},
+		{Term: 7, Controller: "a", Clean: true, Validity: 600 * time.Millisecond, Debt: 3 * time.Second},
+	} {
+		if clean, validity := asBefore(b.Encode()); clean || validity < b.Debt {
+			t.Errorf("the previous version reads %s as clean %v, validity %v", b.Encode(), clean, validity)
+		}
+	}
+	if clean, _ := asBefore(Breadcrumb{Term: 7, Controller: "a", Clean: true, Validity: time.Second}.Encode()); !clean {
+		t.Error("nothing is owed, and the version before would wait")
+	}
+}
+
+// TestDebtIsPaidByTimeOrByARecordThatSaysSo: a debt counts from the first sight of the version that
+// has it, and only a record that has a debt replaces it.
+func TestDebtIsPaidByTimeOrByARecordThatSaysSo(t *testing.T) {
+	owes := Breadcrumb{Term: 7, Controller: "a", Clean: true, Validity: time.Second, Mode: ModeStore, Nonce: "n", Debt: 4 * time.Second}
+	at := func(v Version, b Breadcrumb) Snapshot { return Snapshot{Breadcrumb: b, TermVersion: v} }
+	due := (10 * second).Add(Outlast(4 * time.Second))
+	seen := Sightings{}.Observe(at(1, owes), 10*second).Observe(at(1, owes), 12*second)
+	if seen.DebtTill != due {
+		t.Errorf("due at %v, want %v", seen.DebtTill, due)
+	}
+	paid := owes
+	paid.Term, paid.Debt = 8, 0
+	old := Breadcrumb{Term: 8, Controller: "b", Clean: true, Validity: time.Second}
+	restored := paid
+	restored.Term = 3
+	for name, c := range map[string]struct {
+		snap Snapshot
+		want Instant
+	}{
+		"the next reign's record has no debt": {at(2, paid), 0},
+		"a record of the version before":      {at(2, old), due},
+		"written by hand":                     {at(2, Breadcrumb{Term: 9}), due},
+		"deleted":                             {at(0, Breadcrumb{}), due},
+		"can't be read":                       {Snapshot{TermVersion: 2, TermBad: errBad{}}, due},
+		"restored from a backup":              {at(2, restored), due},
+		"carried on with what is left":        {at(2, owing(owes, time.Second)), (12 * second).Add(Outlast(time.Second))},
+		"a second debt, longer than that":     {at(2, owing(owes, 8*time.Second)), (12 * second).Add(Outlast(8 * time.Second))},
+	} {
+		if got := seen.Observe(c.snap, 12*second).DebtTill; got != c.want {
+			t.Errorf("%s: due at %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func owing(b Breadcrumb, d time.Duration) Breadcrumb { b.Debt, b.Mode = d, ModeStore; return b }
+
+// TestForgedTerms: a forged term leaves room for the terms that follow, and is forgotten with the
+// key.
+func TestForgedTerms(t *testing.T) {
+	forged := held("mallory", MaxTerm, 0)
+	forged.Breadcrumb = Breadcrumb{Term: 7, Controller: "ctl-a", Mode: ModeStore}
+	if seen := (Sightings{}).Observe(forged, second); seen.Term != 7 {
+		t.Errorf("a forged role key made the highest term %d", seen.Term)
+	}
+	if _, err := DecodeActive([]byte(`{"controller":"mallory","term":9007199254740992}`)); err == nil {
+		t.Error("a term beyond the highest was read")
+	}
+}
+
 type errBad struct{}
 
 func (errBad) Error() string { return "bad" }
 
-// A promise to a holder that lost the store, and a claim, exclude each other.
-func TestStandBack(t *testing.T) {
+// TestPromiseAndClaimExcludeEachOther: a promise to a holder without a store, and a claim, exclude each other.
+func TestPromiseAndClaimExcludeEachOther(t *testing.T) {
 	now := 100 * second
 	e := &Elector{Clock: func() Instant { return now }}
 	ask := Ask{Controller: "ctl-a", Term: 7, Validity: 4 * time.Second}
-	if err := e.StandBack(ask, Snapshot{Breadcrumb: Breadcrumb{Term: 8}}); err == nil {
-		t.Error("promised to stand back for an older term")
+	if err := e.Promise(ask, Snapshot{Breadcrumb: Breadcrumb{Term: 8}}); err == nil {
+		t.Error("made a promise for an older term")
 	}
 	if !e.promise.beginClaim(now) {
 		t.Fatal("no promise was made, and the claim is refused")
 	}
-	if err := e.StandBack(ask, Snapshot{}); err == nil {
-		t.Error("promised to stand back while claiming")
+	if err := e.Promise(ask, Snapshot{}); err == nil {
+		t.Error("made a promise while claiming")
 	}
 	e.promise.endClaim()
-	if err := e.StandBack(ask, Snapshot{}); err != nil {
+	if err := e.Promise(ask, Snapshot{}); err != nil {
 		t.Error(err)
 	}
 	seen := Sightings{}.Observe(Snapshot{}, now)
-	seen.VouchedTo, seen.VouchedTill = e.promise.get()
-	if d := Decide(Self{Name: "ctl-b", Fit: true}, defaults(t, ""), Snapshot{}, seen, 0, now); d.Code != CodeVouched || d.Until != seen.VouchedTill {
+	seen.PromisedTo, seen.PromisedTill = e.promise.get()
+	if d := Decide(Self{Name: "ctl-b", Fit: true}, defaults(t, ""), Snapshot{}, seen, 0, now); d.Code != CodePromised || d.Until != seen.PromisedTill {
 		t.Errorf("got %+v", d)
 	}
-	now = seen.VouchedTill - 1
+	now = seen.PromisedTill - 1
 	if e.promise.beginClaim(now) {
 		t.Error("the promise was not kept")
 	}
@@ -183,7 +351,8 @@ func TestStandBack(t *testing.T) {
 	}
 }
 
-// A counter that was rewound (a store restored from a backup) must neither repeat a term nor spare the wait.
+// TestDecideCounterRewound: a rewound counter (a store restored from a backup) must neither repeat
+// a term nor save the wait.
 func TestDecideCounterRewound(t *testing.T) {
 	seen := Sightings{}.Observe(held("ctl-a", 7, 0), 50*second)
 	rewound := vacant(Breadcrumb{Term: 3, Clean: true, Controller: "ctl-a", Validity: time.Second})
@@ -206,7 +375,7 @@ func TestObserveKeepsTheFirstSight(t *testing.T) {
 	if seen.VacantAt != 10*second {
 		t.Errorf("the vacancy began at %v", seen.VacantAt)
 	}
-	// Another reign came and went between two looks: the vacancy is a new one.
+	// Another reign began and ended between two reads: the vacancy is a new one.
 	w := v
 	w.TermVersion++
 	if seen = seen.Observe(w, 30*second); seen.VacantAt != 30*second {
@@ -222,12 +391,23 @@ func TestObserveKeepsTheFirstSight(t *testing.T) {
 func TestDecideHolder(t *testing.T) {
 	me := Self{Name: "ctl-a", Incarnation: "ctl-a-1"}
 	lease := LeaseID("lease-of-ctl-a")
-	ready := []Controller{{Name: "ctl-b", State: StateReady}, {Name: "ctl-c", State: StateUnfit}, {Name: "ctl-d", State: StateReady, NoFailover: true}}
+	ready := []Controller{{Name: "ctl-b", Incarnation: "ctl-b-1", State: StateReady}, {Name: "ctl-c", State: StateUnfit}, {Name: "ctl-d", Incarnation: "ctl-d-1", State: StateReady, NoFailover: true}}
 	ask := func(r Request) Snapshot {
 		s := held("ctl-a", 7, 0)
 		s.Controllers, s.Request, s.RequestVer = ready, &r, 5
 		return s
 	}
+	offered := func(by string, r Request) Snapshot {
+		s := ask(r)
+		s.Heir, s.HeirVersion = &Heir{Controller: by, Incarnation: by + "-1", After: 7, Lease: "l1", Validity: "4s"}, 6
+		return s
+	}
+	stale := offered("ctl-b", Request{ID: "2", Op: "switchover", Term: 7, To: "ctl-b"})
+	stale.Heir.Request = "1"
+	anew := offered("ctl-b", Request{ID: "2", Op: "switchover", Term: 7, To: "ctl-b"})
+	anew.Heir.Request = "2"
+	unreadable := held("ctl-a", 7, 0)
+	unreadable.RequestVer = 5
 	paused := ask(Request{Op: "switchover", Term: 7})
 	paused.Pause = &Pause{By: "ana"}
 	for _, c := range []struct {
@@ -235,22 +415,33 @@ func TestDecideHolder(t *testing.T) {
 		snap Snapshot
 		code Code
 	}{
-		{"nothing new", held("ctl-a", 7, 0), CodeKeep},
+		{"nothing new", held("ctl-a", 7, 0), CodeContinue},
 		{"vanished", vacant(Breadcrumb{Term: 7}), CodeLost},
 		{"taken", held("ctl-b", 8, 0), CodeLost},
-		{"switchover to anybody", ask(Request{Op: "switchover", Term: 7}), CodePlanned},
-		{"switchover to one", ask(Request{Op: "switchover", Term: 7, To: "ctl-b"}), CodePlanned},
-		{"switchover to one that is no candidate by itself", ask(Request{Op: "switchover", Term: 7, To: "ctl-d"}), CodePlanned},
+		{"switchover to anybody", offered("ctl-b", Request{Op: "switchover", Term: 7}), CodePlanned},
+		{"switchover to one", offered("ctl-b", Request{Op: "switchover", Term: 7, To: "ctl-b"}), CodePlanned},
+		{"switchover to one that is no candidate by itself", offered("ctl-d", Request{Op: "switchover", Term: 7, To: "ctl-d"}), CodePlanned},
+		{"switchover to one that has not shown life yet", ask(Request{Op: "switchover", Term: 7, To: "ctl-b"}), CodeAwaitHeir},
+		{"switchover to one, and another offers itself", offered("ctl-d", Request{Op: "switchover", Term: 7, To: "ctl-b"}), CodeAwaitHeir},
+		{"switchover to one that offered itself for an earlier request", stale, CodeAwaitHeir},
+		{"switchover to one that offered itself for this one", anew, CodePlanned},
+		{"an unreadable request", unreadable, CodeVoidRequest},
 		{"switchover to one that is not fit", ask(Request{Op: "switchover", Term: 7, To: "ctl-c"}), CodeVoidRequest},
-		{"switchover to one that is not there", ask(Request{Op: "switchover", Term: 7, To: "ctl-x"}), CodeVoidRequest},
+		{"switchover to an absent controller", ask(Request{Op: "switchover", Term: 7, To: "ctl-x"}), CodeVoidRequest},
 		{"switchover to the active", ask(Request{Op: "switchover", Term: 7, To: "ctl-a"}), CodeVoidRequest},
 		{"switchover of another term", ask(Request{Op: "switchover", Term: 6}), CodeVoidRequest},
+		{"failover during the reign", ask(Request{Op: OpFailover, Term: 7, To: "ctl-b", Force: true}), CodeVoidRequest},
+		{"failover that led to this reign", ask(Request{Op: OpFailover, Term: 6, To: "ctl-a", Force: true}), CodeVoidRequest},
 		{"unknown operation", ask(Request{Op: "explode", Term: 7}), CodeVoidRequest},
-		{"paused", paused, CodeKeep},
+		{"paused", paused, CodeContinue},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if d := DecideHolder(me, lease, 7, c.snap); d.Code != c.code {
+			seen := Sightings{}.Observe(c.snap, 100*second)
+			if d := DecideHolder(me, lease, 7, c.snap, seen, 101*second); d.Code != c.code {
 				t.Errorf("got %+v, want %s", d, c.code)
+			}
+			if d := DecideHolder(me, lease, 7, c.snap, seen, (100 * second).Add(heirPatience)); c.code == CodeAwaitHeir && d.Code != CodeVoidRequest {
+				t.Errorf("got %+v of a target that never came", d)
 			}
 		})
 	}
@@ -274,6 +465,7 @@ func TestTimingValidate(t *testing.T) {
 		{"validity outlives silence", func(t *Timing) { t.Beat, t.Silence = true, 4*time.Second }, "outlives lease.silence 4s"},
 		{"stop budget too short", func(t *Timing) { t.StopBudget = time.Millisecond }, "too short to stop"},
 		{"stop budget does not fit", func(t *Timing) { t.StopBudget = 4 * time.Second }, "does not fit"},
+		{"validity longer than anybody waits", func(t *Timing) { t.TTL, t.Validity = 2*time.Minute, time.Minute+1 }, "exceeds 1m0s"},
 		{"too few renewals", func(t *Timing) { t.RenewEvery = 1600 * time.Millisecond }, "fewer than two renewals"},
 		{"store election", func(t *Timing) { t.Validity = 3500 * time.Millisecond }, "every such election would stop the controller"},
 	} {
@@ -292,7 +484,7 @@ func TestTimingValidate(t *testing.T) {
 }
 
 func TestBreadcrumbRoundTrip(t *testing.T) {
-	b := Breadcrumb{Term: 7, Clean: true, Controller: "ctl-a", Incarnation: "x", Validity: 4 * time.Second, Reason: "ctl-a failed: validity=9s clean\nx"}
+	b := Breadcrumb{Term: 7, Clean: true, Controller: "ctl-a", Incarnation: "x", Validity: 4 * time.Second, Heirs: "ctl-a,ctl-b", Reason: "ctl-a failed: validity=9s clean\nx"}
 	got, err := DecodeBreadcrumb(b.Encode())
 	b.Reason = "ctl-a failed: validity=9s clean x"
 	if err != nil || got != b {
@@ -301,7 +493,10 @@ func TestBreadcrumbRoundTrip(t *testing.T) {
 	if got, err := DecodeBreadcrumb([]byte("12")); err != nil || got.Term != 12 || got.Clean {
 		t.Errorf("a bare integer: %+v, %v", got, err)
 	}
-	for _, bad := range []string{"", "x", "-1 clean", "7 held validity=-4s", "7 held validity=4"} {
+	for _, bad := range []string{
+		"", "x", "-1 clean", "7 held validity=-4s", "7 held validity=4", "7 held debt=99h", "18446744073709551615", "9223372036854775806",
+		"9007199254740992 held controller=a", "9007199254740991", "7 held reign=x",
+	} {
 		if _, err := DecodeBreadcrumb([]byte(bad)); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}

@@ -6,10 +6,18 @@ import (
 	"time"
 )
 
-// revoked notes the leases that were given back.
+// revoked records the leases that were given back.
 type revoked struct {
 	Backend
 	leases []LeaseID
+	holder *Active // nil: the lease is lost
+}
+
+func (r *revoked) Hold(_ context.Context, h Hold) (Entry, error) {
+	if r.holder == nil {
+		return Entry{}, ErrLost
+	}
+	return Entry{Value: r.holder.Encode(), Lease: h.Lease, Version: 1}, nil
 }
 
 func (r *revoked) Revoke(_ context.Context, l LeaseID) error {
@@ -17,8 +25,10 @@ func (r *revoked) Revoke(_ context.Context, l LeaseID) error {
 	return nil
 }
 
-// What a holder handed over is valid from the last renewal of the lease it was handed to, whenever the heir learns of it; and
-// what can't be used is given back at once, so that nobody has to wait for the lease to end.
+// TestInherit: the validity of a handed-over reign counts from a moment before the hand-over,
+// whenever the heir learns of it and however it prolonged the lease meanwhile, or from a renewal
+// that proves it. A reign that cannot be used is given back at once, so that nobody waits for the
+// lease to end.
 func TestInherit(t *testing.T) {
 	timing := defaults(t, "")
 	const sent = 100 * second
@@ -30,32 +40,46 @@ func TestInherit(t *testing.T) {
 		lease  LeaseID
 		want   bool // a tenure
 		back   bool // the lease was given back
+		lost   bool // the store reports that too
+		later  bool // the spare lease was prolonged since the last read
+		from   Instant
 	}{
-		"in time":             {now: sent + second, want: true},
-		"just in time":        {now: last - 1, want: true},
-		"too late":            {now: last, back: true},
-		"another lease":       {now: sent + second, lease: "l9"},
-		"another controller":  {now: sent + second, change: func(_ *Elector, a *Active) { a.Controller = "c" }, back: true},
-		"another incarnation": {now: sent + second, change: func(_ *Elector, a *Active) { a.Incarnation = "b-0" }, back: true},
-		"the same term":       {now: sent + second, change: func(_ *Elector, a *Active) { a.Term = 7 }, back: true},
+		"in time":                              {now: sent + second, want: true, from: sent},
+		"just in time":                         {now: last - 1, want: true, from: sent},
+		"late, and the store confirms it":      {now: last, want: true, from: last},
+		"too late":                             {now: last, lost: true, back: true},
+		"prolonged after the last look":        {now: sent + 2*second, later: true, want: true, from: sent},
+		"prolonged after the last look, late":  {now: last, later: true, want: true, from: last},
+		"prolonged after the last look, later": {now: last, later: true, lost: true, back: true},
+		"another lease":                        {now: sent + second, lease: "l9"},
+		"another controller":                   {now: sent + second, change: func(_ *Elector, a *Active) { a.Controller = "c" }, back: true},
+		"another incarnation":                  {now: sent + second, change: func(_ *Elector, a *Active) { a.Incarnation = "b-0" }, back: true},
+		"the same term":                        {now: sent + second, change: func(_ *Elector, a *Active) { a.Term = 7 }, back: true},
 		"an older term than one that was seen": {
 			now: sent + second, change: func(e *Elector, _ *Active) { e.seen.Term = 8 }, back: true,
 		},
-		"promised to stand back": {now: sent + second, change: func(e *Elector, _ *Active) { e.promise.till = sent + 2*second }, back: true},
+		"a promise": {now: sent + second, change: func(e *Elector, _ *Active) { e.promise.till = sent + 2*second }, back: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := &revoked{}
 			e := &Elector{
 				Backend: store, Timing: timing, Clock: func() Instant { return c.now }, Self: func() Self { return Self{Name: "b", Incarnation: "b-1"} },
-				spare: spare{lease: "l1", sent: sent, after: 7, crumb: Breadcrumb{Term: 7, Controller: "a", Validity: time.Second}, told: true},
+				Record: func() Active { return Active{} },
+				spare:  spare{lease: "l1", sent: sent, away: sent, after: 7, crumb: Breadcrumb{Term: 7, Controller: "a", Validity: time.Second}, told: true},
 			}
 			e.seen.Term = 7
+			if c.later {
+				e.spare.sent = c.now
+			}
 			active, lease := handed, LeaseID("l1")
 			if c.lease != "" {
 				lease = c.lease
 			}
 			if c.change != nil {
 				c.change(e, &active)
+			}
+			if store.holder = &active; c.lost {
+				store.holder = nil
 			}
 			tenure := e.inherit(t.Context(), &active, lease)
 			if (tenure != nil) != c.want || (len(store.leases) == 1) != c.back {
@@ -64,8 +88,8 @@ func TestInherit(t *testing.T) {
 			if tenure == nil {
 				return
 			}
-			if tenure.ValidUntil() != sent.Add(timing.Validity) || tenure.Term != 8 || tenure.NotBefore != 0 || tenure.Reason != "switchover (ana)" ||
-				!tenure.Previous.Clean || tenure.Previous.Controller != "a" || tenure.Lease != "l1" {
+			if tenure.ValidUntil() != c.from.Add(timing.Validity) || tenure.Term != 8 || tenure.NotBefore != 0 || tenure.Reason != "switchover (ana)" ||
+				!tenure.Previous.Clean || tenure.Previous.Controller != "a" || tenure.LeaseID() != "l1" {
 				t.Errorf("%+v, valid until %v", tenure, tenure.ValidUntil())
 			}
 			if e.spare.lease != "" || e.seen.Term != 8 {

@@ -5,44 +5,88 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Presence keeps a few keys of one process in the store for as long as it runs: its status, its role word. They are
-// bound to a lease of their own, which says nothing about the right to act. The fields are set before Run and not
-// changed after. Set and Unset may be called from any goroutine, before and during Run.
+// Presence keeps some keys of one process in the store for as long as it runs: statuses, a role word. They are bound to
+// a lease of their own, which says nothing about the right to act. In steady state it only renews that lease. The
+// exported fields are set before Run and not changed after. Set and Unset may be called from any goroutine, before and
+// during Run.
 type Presence struct {
-	Store interface {
-		Keys
-		Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
-		Renew(ctx context.Context, r Renewal) error
-		Revoke(ctx context.Context, lease LeaseID) error
-	}
-	TTL time.Duration
+	Store PresenceStore
+	TTL   time.Duration
 
-	// Name is the key that no other live process may have ("controllers/ctl-a").
-	Name string
-	// Mine reports whether a value of Name was written by this process.
-	Mine func(value []byte) bool
-	// Dead reports whether the process that wrote the value of Name is known to be gone (same host, no such process).
-	Dead func(value []byte) bool
+	// Names are the keys that no other live process may have ("controllers/ctl-a"). They are Set before Run. Other keys
+	// are written once all names are ours.
+	Names []string
+	// Owner describes the process that wrote the value of a name.
+	Owner func(value []byte) Owner
+	// Recheck makes each renewal read the names too, and put back what a stranger has changed or removed.
+	Recheck bool
 
-	// Keep reports, when Run ends, whether the keys are to be left for a later process to take up. May be nil.
-	Keep func() bool
+	// Every returns the time until the next renewal. nil: a third of TTL.
+	Every func() time.Duration
+	// Gather returns how long after a change it is written, along with all later changes. nil: at once.
+	Gather func() time.Duration
+	// Leave reports, when Run ends, whether the keys are to be left in the store until their lease ends. nil: they are
+	// removed.
+	Leave func() bool
 
-	// Entered is called once, when Name is ours. It must not block. May be nil.
-	Entered func()
+	// Called from Run, must not block, may be nil: Entered when a name has become ours, Waiting when another process has
+	// a name and may be dead, and Tried after every attempt to renew and write.
+	Entered func(name string)
+	Waiting func(name string, other Owner)
+	Tried   func(err error)
 
-	putting sync.Mutex // held during each write
+	putting turn // held during each write
 	mu      sync.Mutex
 	want    map[string][]byte
-	stale   map[string]bool // keys whose stored value may differ from want
+	wrote   map[string][]byte // with the current lease; no entry: unknown
+	stale   map[string]bool   // keys whose stored value may differ from want
 	changed chan struct{}
+
+	// Used by Run only.
+	lease LeaseID
+	names map[string]*claim
 }
 
-// ErrNameTaken: another live process has the name.
+// PresenceStore has the methods of [Backend] that a presence needs.
+type PresenceStore interface {
+	Traits() Traits
+	Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
+	Renew(ctx context.Context, lease LeaseID) error
+	Revoke(ctx context.Context, lease LeaseID) error
+	Get(ctx context.Context, key string) (Entry, error)
+	Put(ctx context.Context, p Put) error
+}
+
+// claim is what Run knows about one of its names.
+type claim struct {
+	ours, entered bool // now, ever
+	waiting       bool // another process has it
+	other         occupant
+}
+
+// Owner is the process that wrote the value of a name.
+type Owner struct {
+	Ours bool          // it is this process
+	Gone bool          // it is known to be dead, or the value names no process
+	Who  string        // for messages
+	TTL  time.Duration // of its lease, if the value states it
+}
+
+// ErrNameTaken means that another live process has the name.
 var ErrNameTaken = errors.New("the name is taken by another live process")
+
+const (
+	presenceCall   = 5 * time.Second // the longest call to the store
+	namesAtOnce    = 16              // how many names are entered concurrently
+	presenceRetry  = time.Second     // the shortest pause after a failure, unless renewals are due sooner
+	presenceRevoke = time.Second     // how long the end waits for the store
+)
 
 // Set makes key have value, soon and for as long as Run runs.
 func (p *Presence) Set(key string, value []byte) {
@@ -52,180 +96,294 @@ func (p *Presence) Set(key string, value []byte) {
 	if old, ok := p.want[key]; ok && bytes.Equal(old, value) {
 		return
 	}
-	p.want[key] = value
-	p.touch(key)
-}
-
-// Unset stops keeping key, without removing it from the store: somebody else takes care of it now. It waits for a
-// write that is under way, so that no write of the presence comes after.
-func (p *Presence) Unset(key string) {
-	p.putting.Lock()
-	defer p.putting.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.init()
-	delete(p.want, key)
-	delete(p.stale, key)
-}
-
-func (p *Presence) init() {
-	if p.want == nil {
-		p.want, p.stale, p.changed = map[string][]byte{}, map[string]bool{}, make(chan struct{}, 1)
-	}
-}
-
-func (p *Presence) touch(key string) {
-	p.stale[key] = true
+	p.want[key], p.stale[key] = value, true
 	select {
 	case p.changed <- struct{}{}:
 	default:
 	}
 }
 
+// Unset stops keeping key, without removing it from the store, because another writer takes over.
+// It waits for a write under way, so that no write of the presence follows.
+func (p *Presence) Unset(key string) {
+	_ = p.putting.lock(context.Background()) // a write is bounded
+	defer p.putting.unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.init()
+	delete(p.want, key)
+	delete(p.wrote, key)
+	delete(p.stale, key)
+}
+
+func (p *Presence) init() {
+	if p.want == nil {
+		p.want, p.wrote, p.stale, p.changed = map[string][]byte{}, map[string][]byte{}, map[string]bool{}, make(chan struct{}, 1)
+	}
+}
+
 // Run keeps the keys until ctx ends, then removes them. It returns [ErrNameTaken] (wrapped, with who) if another live
-// process has the name; store errors are outlived.
+// process has a name; store errors are outlived.
 func (p *Presence) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.init()
 	p.mu.Unlock()
-	var lease LeaseID
-	entered := false
+	p.names = map[string]*claim{}
+	for _, name := range p.Names {
+		p.names[name] = new(claim)
+	}
 	defer func() {
-		if lease != "" && (p.Keep == nil || !p.Keep()) {
-			_ = bounded(context.WithoutCancel(ctx), time.Second, func(ctx context.Context) error { return p.Store.Revoke(ctx, lease) })
+		if p.lease != "" && (p.Leave == nil || !p.Leave()) {
+			_ = bounded(context.WithoutCancel(ctx), presenceRevoke, func(ctx context.Context) error { return p.Store.Revoke(ctx, p.lease) })
 		}
 	}()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
+		err := p.round(ctx)
+		if ctx.Err() != nil {
 			return nil
-		case <-p.changed:
-		case <-timer.C:
 		}
-		next := p.TTL / 3
-		var err error
-		if lease == "" {
-			err = bounded(ctx, p.TTL/3, func(ctx context.Context) (err error) {
-				lease, err = p.Store.Grant(ctx, p.TTL)
-				return err
-			})
-			p.all()
-		} else {
-			err = bounded(ctx, p.TTL/3, func(ctx context.Context) error { return p.Store.Renew(ctx, Renewal{Lease: lease}) })
-		}
-		if err == nil {
-			err = p.enter(ctx, lease)
-		}
-		if err == nil {
-			if !entered && p.Entered != nil {
-				p.Entered()
-			}
-			entered = true
-			err = p.flush(ctx, lease)
-		}
-		switch {
-		case err == nil:
-		case errors.Is(err, ErrNameTaken):
+		if errors.Is(err, ErrNameTaken) {
 			return err
-		case errors.Is(err, ErrLost):
-			lease, next = "", 0
-		default:
-			next = min(next, time.Second)
 		}
-		timer.Reset(next)
+		if p.Tried != nil {
+			p.Tried(err)
+		}
+		if !p.pause(ctx, err) {
+			return nil
+		}
 	}
 }
 
-// all marks every key to be written again: the lease is new.
-func (p *Presence) all() {
+// pause waits for the next round, after one that ended with err, and reports whether there is one.
+func (p *Presence) pause(ctx context.Context, err error) bool {
+	next, changed := p.TTL/3, p.changed
+	if p.Every != nil {
+		next = p.Every()
+	}
+	if err != nil {
+		next, changed = min(next, max(next/3, presenceRetry)), nil // a failure is not retried at every change
+	}
+	for _, c := range p.names {
+		if c.waiting {
+			next, changed = min(next, p.TTL/10), nil
+		}
+	}
+	timer := time.NewTimer(next)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-changed:
+		return p.Gather == nil || sleep(ctx, p.Gather())
+	}
+}
+
+// call bounds one call to the store.
+func (p *Presence) call(ctx context.Context, request func(context.Context) error) error {
+	return bounded(ctx, min(p.TTL/3, presenceCall), request)
+}
+
+// round renews the lease, or has a new one, and writes what has changed. A failed call is not repeated before the next
+// round.
+func (p *Presence) round(ctx context.Context) error {
+	if p.lease != "" {
+		err := p.call(ctx, func(ctx context.Context) error { return p.Store.Renew(ctx, p.lease) })
+		if errors.Is(err, ErrLost) {
+			p.lease = ""
+		} else if err != nil {
+			return err
+		}
+	}
+	if p.lease == "" {
+		err := p.call(ctx, func(ctx context.Context) (err error) {
+			p.lease, err = p.Store.Grant(ctx, p.TTL)
+			return err
+		})
+		if err != nil {
+			p.lease = ""
+			return err
+		}
+		p.renounce()
+	}
+	err := p.enter(ctx)
+	if err == nil {
+		err = p.flush(ctx)
+	}
+	if errors.Is(err, ErrLost) {
+		p.lease = "" // the next round has a new one
+	}
+	return err
+}
+
+// renounce makes every key one to be written again: the lease is new.
+func (p *Presence) renounce() {
+	for _, c := range p.names {
+		c.ours = false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	clear(p.wrote)
 	for key := range p.want {
 		p.stale[key] = true
 	}
 }
 
-// enter makes sure that Name is ours, bound to lease. It waits for the key of a process that may have died to end with
-// its lease.
-func (p *Presence) enter(ctx context.Context, lease LeaseID) error {
-	if p.Name == "" {
-		return nil
-	}
-	giveUp := time.Now().Add(2*p.TTL + time.Second)
-	for ctx.Err() == nil {
-		var e Entry
-		err := bounded(ctx, p.TTL/3, func(ctx context.Context) (err error) {
-			e, err = p.Store.Get(ctx, p.Name)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if e.Version != 0 && p.Mine(e.Value) {
-			return nil
-		}
-		if e.Version == 0 || p.Dead(e.Value) {
-			p.mu.Lock()
-			value := p.want[p.Name]
-			p.mu.Unlock()
-			version := e.Version
-			err := bounded(ctx, p.TTL/3, func(ctx context.Context) error {
-				return p.Store.Put(ctx, Put{Key: p.Name, Value: value, Lease: lease, If: &version})
-			})
-			if err == nil || !errors.Is(err, ErrConflict) {
-				return err
-			}
+// enter makes the names ours, bound to the lease. A name of a process that may have died is left for the next round, until
+// its key has ended with its lease or outlasted it.
+func (p *Presence) enter(ctx context.Context) error {
+	var work sync.WaitGroup
+	var mu sync.Mutex // of what follows, and of the callbacks
+	var failed, taken error
+	turns := make(chan struct{}, namesAtOnce)
+	for _, name := range p.Names {
+		c := p.names[name]
+		if c.ours && !p.Recheck {
 			continue
 		}
-		// A lease that nobody renews ends within its TTL and the store's slack.
-		if time.Now().After(giveUp) {
-			return fmt.Errorf("%w: %s is kept by %.200s", ErrNameTaken, p.Name, e.Value)
-		}
-		if err := bounded(ctx, p.TTL/3, func(ctx context.Context) error { return p.Store.Renew(ctx, Renewal{Lease: lease}) }); err != nil {
-			return err
-		}
-		if !sleep(ctx, p.TTL/10) {
+		turns <- struct{}{}
+		mu.Lock()
+		stop := failed != nil
+		mu.Unlock()
+		if stop {
 			break
 		}
+		work.Go(func() {
+			defer func() { <-turns }()
+			other, e, err := p.take(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+			} else if other != nil && c.owned(p, name, *other, e) {
+				taken = fmt.Errorf("%w: %s is kept by %s", ErrNameTaken, name, other.Who)
+			} else if other == nil && c.mine() && p.Entered != nil {
+				p.Entered(name)
+			}
+		})
 	}
-	return ctx.Err()
+	work.Wait()
+	if taken != nil {
+		return taken
+	}
+	return failed
 }
 
-// flush writes what is stale.
-func (p *Presence) flush(ctx context.Context, lease LeaseID) error {
-	put := func() (done bool, err error) {
-		p.putting.Lock()
-		defer p.putting.Unlock()
-		p.mu.Lock()
-		var key string
-		var value []byte
-		for k := range p.stale {
-			key, value = k, p.want[k]
-			break
+// mine notes that the name is ours, and reports whether it never was before.
+func (c *claim) mine() (first bool) {
+	first = !c.entered
+	*c = claim{ours: true, entered: true}
+	return first
+}
+
+// owned notes that another process has the name, and reports whether that process is alive for sure.
+func (c *claim) owned(p *Presence, name string, other Owner, e Entry) bool {
+	stays := c.other.stays(e, max(p.TTL, other.TTL), p.Store.Traits().ExpirySlack)
+	if !c.waiting && p.Waiting != nil {
+		p.Waiting(name, other)
+	}
+	c.ours, c.waiting = false, true
+	return stays
+}
+
+// take writes a name, bound to the lease, unless it is ours already or another process that may be alive has it: that one
+// is returned, with the key.
+func (p *Presence) take(ctx context.Context, name string) (other *Owner, e Entry, err error) {
+	err = p.call(ctx, func(ctx context.Context) (err error) {
+		e, err = p.Store.Get(ctx, name)
+		return err
+	})
+	if err != nil {
+		return nil, e, err
+	}
+	// What is bound to no lease was written by a stranger. It would never expire, and belongs to nobody.
+	if e.Version != 0 && e.Lease != "" {
+		owner := p.Owner(e.Value)
+		if owner.Ours && e.Lease == p.lease {
+			return nil, e, nil
 		}
-		if key == "" {
-			p.mu.Unlock()
-			return true, nil
+		if !owner.Ours && !owner.Gone {
+			return &owner, e, nil
 		}
-		delete(p.stale, key)
-		p.mu.Unlock()
-		err = bounded(ctx, p.TTL/3, func(ctx context.Context) error {
-			return p.Store.Put(ctx, Put{Key: key, Value: value, Lease: lease})
-		})
-		if err != nil {
-			p.mu.Lock()
-			if _, ok := p.want[key]; ok {
-				p.stale[key] = true
-			}
-			p.mu.Unlock()
-		}
-		return false, err
+	}
+	err = p.put(ctx, name, &e.Version)
+	if errors.Is(err, ErrConflict) {
+		err = fmt.Errorf("%s changed meanwhile", name) // the next round finds out by whom
+	}
+	return nil, e, err
+}
+
+// occupant is another process that has a name, as the one that waits for the name sees it. The zero occupant has not been
+// seen.
+type occupant struct {
+	lease  LeaseID
+	giveUp time.Time
+}
+
+// stays takes in how the key of the name is now, and reports whether its owner lives: a lease that nobody renews ends
+// within its ttl and the store's slack, so one that is there long after that is renewed. Another lease is another owner.
+func (o *occupant) stays(e Entry, ttl, slack time.Duration) bool {
+	now := time.Now()
+	if e.Lease != o.lease {
+		o.lease, o.giveUp = e.Lease, now.Add(2*(ttl+slack)+time.Second)
+	}
+	return now.After(o.giveUp)
+}
+
+// flush writes what is stale and may be written.
+func (p *Presence) flush(ctx context.Context) error {
+	all := true
+	for _, c := range p.names {
+		all = all && c.ours
 	}
 	for {
-		if done, err := put(); done || err != nil {
-			return err
+		p.mu.Lock()
+		keys := slices.Sorted(maps.Keys(p.stale))
+		p.mu.Unlock()
+		keys = slices.DeleteFunc(keys, func(key string) bool {
+			c, name := p.names[key]
+			return !all && (!name || !c.ours)
+		})
+		if len(keys) == 0 {
+			return nil
+		}
+		for _, key := range keys {
+			if err := p.put(ctx, key, nil); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// put writes the wanted value of a key, if there is one and it is not there yet.
+func (p *Presence) put(ctx context.Context, key string, version *Version) error {
+	if err := p.putting.lock(ctx); err != nil {
+		return err
+	}
+	defer p.putting.unlock()
+	p.mu.Lock()
+	value, wanted := p.want[key]
+	old, written := p.wrote[key]
+	delete(p.stale, key)
+	if wanted && (version != nil || !written || !bytes.Equal(old, value)) {
+		delete(p.wrote, key)
+	} else {
+		wanted = false
+	}
+	p.mu.Unlock()
+	if !wanted {
+		return nil
+	}
+	err := p.call(ctx, func(ctx context.Context) error {
+		return p.Store.Put(ctx, Put{Key: key, Value: value, Lease: p.lease, If: version})
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.stale[key] = true
+		return err
+	}
+	p.wrote[key] = value
+	return nil
 }

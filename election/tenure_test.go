@@ -5,18 +5,19 @@ import (
 	"time"
 )
 
-// A renewal that is acknowledged after the validity has ended changes nothing: somebody else may hold the lease by now.
+// TestLateRenewalIsIgnored: a renewal that is acknowledged after the end of the validity changes
+// nothing, because another may hold the lease by now.
 func TestLateRenewalIsIgnored(t *testing.T) {
 	var now Instant
 	var told []Instant
 	tenure := &Tenure{clock: func() Instant { return now }, timing: defaults(t, ""), until: 4 * second}
 	tenure.OnExtend(func(d Instant) { told = append(told, d) })
 	now = 4*second - 1
-	if !tenure.extend(2*second) || tenure.ValidUntil() != 6*second {
+	if !tenure.extend(Proof{2 * second}) || tenure.ValidUntil() != 6*second {
 		t.Errorf("valid until %v after a renewal in time", time.Duration(tenure.ValidUntil()))
 	}
 	now = 6 * second
-	if tenure.extend(5*second) || tenure.Valid() {
+	if tenure.extend(Proof{5 * second}) || tenure.Valid() {
 		t.Error("a late renewal resurrected the lease")
 	}
 	if len(told) != 2 || told[1] != 5500*Instant(time.Millisecond) {
@@ -27,7 +28,7 @@ func TestLateRenewalIsIgnored(t *testing.T) {
 func TestRate(t *testing.T) {
 	var r rate
 	if r.slow(100*second, 7*second) {
-		t.Error("the first reading says nothing yet")
+		t.Error("the first reading proves nothing")
 	}
 	if r.slow(101*second, 8*second) || r.slow(102*second, 9*second+15*Instant(time.Millisecond)) {
 		t.Error("a rate within the bound was refused")

@@ -13,8 +13,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Client is one host's handle of a [Store]. It implements [election.Backend] and Follow. Its faults concern this host
-// only.
+// Client is one host's handle of a [Store]. It implements [election.Backend] and Follow. Its faults
+// affect only this host.
 type Client struct {
 	store *Store
 	name  string
@@ -23,6 +23,7 @@ type Client struct {
 	gate     chan struct{} // not nil while partitioned; closed by Heal
 	stalled  bool
 	denied   bool
+	refused  map[string]bool // keys that this host may not write
 	request  time.Duration
 	reply    time.Duration
 	lost     fault
@@ -33,7 +34,7 @@ type Client struct {
 
 var _ election.Backend = (*Client)(nil)
 
-// fault strikes the next n calls of some verbs (none: all).
+// fault affects the next n calls of some verbs (none: all).
 type fault struct {
 	n     int
 	verbs []string
@@ -47,11 +48,11 @@ func (f *fault) strikes(verb string) bool {
 	return true
 }
 
-// Name returns the name that the client was made with.
+// Name returns the client's name.
 func (c *Client) Name() string { return c.name }
 
-// Partition cuts this host off from the store, in both directions and silently: calls wait until [Client.Heal] or the end
-// of their context, and a reply that is under way does not arrive.
+// Partition cuts this host off from the store, in both directions and silently: calls wait until
+// [Client.Heal] or the end of their context, and replies under way do not arrive.
 func (c *Client) Partition() {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -71,30 +72,33 @@ func (c *Client) Heal() {
 	}
 }
 
-// Delay makes every request and every reply travel for so long.
+// Delay sets how long every request and every reply travels.
 func (c *Client) Delay(request, reply time.Duration) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.request, c.reply = request, reply
 }
 
-// LoseReplies makes the next n calls be carried out and answered with an error that says nothing, as after a reset
-// connection. With verbs ("Claim", "Renew", …: the names of the methods) only those calls count.
+// LoseReplies makes the next n calls take effect and return an error of unknown outcome, as after a
+// connection reset. With verbs ("Claim", "Renew", …: the names of the methods), only those calls
+// count.
 func (c *Client) LoseReplies(n int, verbs ...string) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.lost = fault{n, verbs}
 }
 
-// DeliverLate makes the next n calls be carried out d after they were sent, whether or not the caller still waits; the
-// caller's reply never comes, so it waits until its context ends. With verbs only those calls count.
+// DeliverLate makes the next n calls take effect d after they were sent, whether or not the caller
+// still waits. The caller's reply never comes, so it waits until its context ends. With verbs, only
+// those calls count.
 func (c *Client) DeliverLate(n int, d time.Duration, verbs ...string) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.late, c.lateness = fault{n, verbs}, d
 }
 
-// StallWatch silences the watches of this host without an error, as a starved store does. Reads still work.
+// StallWatch silences the watches of this host without an error, as a starved store does. Reads
+// still work.
 func (c *Client) StallWatch() {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -116,7 +120,17 @@ func (c *Client) Deny(denied bool) {
 	c.denied = denied
 }
 
-// Calls returns how often a method was called ("Renew"), whatever came of it.
+// DenyKey makes the store refuse this host's Puts of one key.
+func (c *Client) DenyKey(key string) {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	if c.refused == nil {
+		c.refused = map[string]bool{}
+	}
+	c.refused[key] = true
+}
+
+// Calls returns how often a method was called ("Renew"), with any result.
 func (c *Client) Calls(verb string) int {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -161,7 +175,7 @@ func (c *Client) travel(ctx context.Context, leg *time.Duration) error {
 	}
 }
 
-// do is one call: the request travels, f is carried out with store.mu held, the reply travels.
+// do is one call: the request travels, f runs with store.mu held, the reply travels.
 func do[T any](ctx context.Context, c *Client, verb string, f func(s *Store) (T, error)) (T, error) {
 	var none T
 	s := c.store
@@ -195,6 +209,10 @@ func do[T any](ctx context.Context, c *Client, verb string, f func(s *Store) (T,
 		s.mu.Unlock()
 		return none, fmt.Errorf("cannot %s: %w", verb, election.ErrDenied)
 	}
+	if s.full && writes(verb) {
+		s.mu.Unlock()
+		return none, fmt.Errorf("cannot %s: %w", verb, election.ErrReadOnly)
+	}
 	s.expire()
 	v, err := f(s)
 	lost := c.lost.strikes(verb)
@@ -209,6 +227,11 @@ func do[T any](ctx context.Context, c *Client, verb string, f func(s *Store) (T,
 		return none, fmt.Errorf("cannot %s: %w", verb, err)
 	}
 	return v, nil
+}
+
+// writes reports whether a store that accepts no writes refuses a verb.
+func writes(verb string) bool {
+	return slices.Contains([]string{"Grant", "Claim", "Publish", "Release", "HandOver", "Put"}, verb)
 }
 
 // done is do for calls without a result.
@@ -251,32 +274,42 @@ func (c *Client) Grant(ctx context.Context, ttl time.Duration) (election.LeaseID
 		ttl := max(ttl, s.traits.MinTTL)
 		s.granted++
 		id := election.LeaseID(fmt.Sprintf("lease-%04d", s.granted))
-		s.leases[id] = &lease{ttl: ttl, ends: time.Now().Add(ttl), timer: time.AfterFunc(ttl, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.expire()
-		})}
+		s.leases[id] = s.lease(ttl)
 		return id, nil
 	})
 }
 
 // Renew implements [election.Backend].
-func (c *Client) Renew(ctx context.Context, r election.Renewal) error {
-	return done(ctx, c, "Renew", func(s *Store) error {
-		l := s.leases[r.Lease]
-		if l == nil {
-			return election.ErrLost
+func (c *Client) Renew(ctx context.Context, id election.LeaseID) error {
+	return done(ctx, c, "Renew", func(s *Store) error { return s.prolong(id) })
+}
+
+// Hold implements [election.Backend].
+func (c *Client) Hold(ctx context.Context, h election.Hold) (election.Entry, error) {
+	return do(ctx, c, "Hold", func(s *Store) (election.Entry, error) {
+		if err := s.prolong(h.Lease); err != nil {
+			return election.Entry{}, err
 		}
-		l.ends = time.Now().Add(l.ttl)
-		l.timer.Reset(l.ttl)
-		if r.Hold && !s.bound(r.Lease) {
-			return election.ErrLost
+		if !s.bound(h.Lease) {
+			return election.Entry{}, election.ErrLost
 		}
-		if r.Hold && r.Beat {
-			s.begin(c.name).put("beat", []byte(c.name), r.Lease)
+		if h.Beat {
+			s.begin(c.name).put("beat", []byte(c.name), h.Lease)
 		}
-		return nil
+		held := s.entry("active")
+		held.Origin = s.origin
+		return held, nil
 	})
+}
+
+func (s *Store) prolong(id election.LeaseID) error {
+	l := s.leases[id]
+	if l == nil {
+		return election.ErrLost
+	}
+	l.ends = time.Now().Add(l.ttl)
+	l.timer.Reset(l.ttl)
+	return nil
 }
 
 // Revoke implements [election.Backend].
@@ -299,13 +332,16 @@ func (c *Client) Claim(ctx context.Context, cl election.Claim) error {
 			(cl.Silent != 0 && s.keys["beat"].version != cl.Silent) {
 			return election.ErrConflict
 		}
+		if cl.Silent == 0 && time.Now().Before(s.claimable) {
+			return fmt.Errorf("%w: %w", election.ErrConflict, election.ErrNotYet)
+		}
 		t := s.begin(c.name)
 		t.put("term", cl.Breadcrumb.Encode(), "")
 		t.put("active", cl.Active.Encode(), cl.Lease)
 		if cl.Beat {
 			t.put("beat", []byte(c.name), cl.Lease)
 		} else {
-			t.del("beat") // of a holder before; its silence must not be taken for ours
+			t.del("beat") // of an earlier holder; its silence must not count as ours
 		}
 		t.del("url")
 		t.del("heir")
@@ -336,18 +372,21 @@ func (c *Client) Publish(ctx context.Context, id election.LeaseID, a election.Ac
 }
 
 // Release implements [election.Backend].
-func (c *Client) Release(ctx context.Context, id election.LeaseID, b election.Breadcrumb) error {
+func (c *Client) Release(ctx context.Context, r election.Release) error {
 	return done(ctx, c, "Release", func(s *Store) error {
-		if !s.bound(id) {
+		switch {
+		case !s.bound(r.Lease):
 			return election.ErrLost
+		case r.TermVersion != 0 && s.keys["term"].version != r.TermVersion:
+			return election.ErrConflict
 		}
 		t := s.begin(c.name)
-		t.put("term", b.Encode(), "")
+		t.put("term", r.Breadcrumb.Encode(), "")
 		t.del("active")
 		t.del("url")
 		t.del("beat")
-		t.del("role/" + b.Controller)
-		s.revoke(id, c.name)
+		t.del("role/" + r.Breadcrumb.Controller)
+		s.revoke(r.Lease, c.name)
 		return nil
 	})
 }
@@ -358,7 +397,8 @@ func (c *Client) HandOver(ctx context.Context, id election.LeaseID, h election.H
 		switch {
 		case !s.bound(id):
 			return election.ErrLost
-		case s.keys["heir"].version != h.Heir || s.leases[h.Lease] == nil:
+		case s.keys["heir"].version != h.Heir || s.leases[h.Lease] == nil,
+			h.TermVersion != 0 && s.keys["term"].version != h.TermVersion:
 			return election.ErrConflict
 		}
 		t := s.begin(c.name)
@@ -406,6 +446,9 @@ func (s *Store) entry(key string) election.Entry {
 func (c *Client) Put(ctx context.Context, p election.Put) error {
 	value := slices.Clone(p.Value)
 	return done(ctx, c, "Put", func(s *Store) error {
+		if c.refused[p.Key] {
+			return election.ErrDenied
+		}
 		if p.If != nil && s.keys[p.Key].version != *p.If {
 			return election.ErrConflict
 		}
@@ -431,13 +474,13 @@ func (c *Client) Delete(ctx context.Context, key string, version election.Versio
 
 // How a client in memory follows the role key.
 const (
-	followEvery   = 2 * time.Second // re-read, whatever the watch says
+	followEvery   = 2 * time.Second // whatever the watch reports
 	followAttempt = 2 * time.Second
 	followRetry   = 500 * time.Millisecond
 )
 
-// Follow tells what becomes of the role key until ctx ends: at once, at every change, and at every failed look. A sighting
-// that was not received is replaced by a newer one.
+// Follow sends what happens to the role key until ctx ends: at once, at every change, and at every
+// failed read. A newer sighting replaces one that was not received.
 func (c *Client) Follow(ctx context.Context) <-chan election.Sighting {
 	out := make(chan election.Sighting, 1)
 	hints := c.Watch(ctx)
@@ -456,7 +499,7 @@ func (c *Client) Follow(ctx context.Context) <-chan election.Sighting {
 			wait := followEvery + rand.N(followEvery/4)
 			if err != nil {
 				wait, last.Err, last.At = followRetry, err, time.Now()
-				offer(out, last)
+				last.Offer(out)
 			} else if !known || e.Version != version || last.Err != nil {
 				known, version = true, e.Version
 				last.Err, last.At = nil, time.Now()
@@ -467,7 +510,7 @@ func (c *Client) Follow(ctx context.Context) <-chan election.Sighting {
 				} else {
 					last.Err = err
 				}
-				offer(out, last)
+				last.Offer(out)
 			}
 			timer := time.NewTimer(wait)
 			select {
@@ -485,20 +528,5 @@ func (c *Client) Follow(ctx context.Context) <-chan election.Sighting {
 	return out
 }
 
-// offer puts a sighting into a channel with a buffer of one that only the caller sends to, in place of an older one.
-func offer(out chan election.Sighting, s election.Sighting) {
-	for {
-		select {
-		case out <- s:
-			return
-		default:
-		}
-		select {
-		case <-out:
-		default:
-		}
-	}
-}
-
-// Close does nothing: a client in memory holds nothing. It is there because real stores have it.
+// Close does nothing, because a client in memory holds nothing. Real stores have it.
 func (c *Client) Close() error { return nil }

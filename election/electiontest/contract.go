@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,18 +18,19 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Host is a store adapter as one host has it.
+// Host is a store adapter as used by one host.
 type Host interface {
 	election.Backend
-	// Follow tells what becomes of the role key: the first sighting as soon as anything is known or at the first failure,
-	// then at every change and every failure. Sightings are in the order of the store; one that was not
-	// received may be replaced by a newer one. The channel is closed when ctx has ended.
+	// Follow sends what happens to the role key: the first sighting as soon as anything is known or
+	// at the first failure, then one at every change and every failure. Sightings are in the order
+	// of the store. A newer one may replace one that was not received. The channel is closed when
+	// ctx has ended.
 	Follow(ctx context.Context) <-chan election.Sighting
 	Close() error
 }
 
-// Harness is one cluster, new and empty, in a store under test. The faults that it can inject are declared by also
-// implementing [Linker], [Stranger], [Staller], [Restarter] and [LeaderChanger].
+// Harness is one new and empty cluster in a store under test. It declares the faults that it can
+// inject by also implementing [Linker], [Stranger], [Staller], [Restarter] and [LeaderChanger].
 type Harness interface {
 	// Open connects one more host to the cluster. The suite closes it.
 	Open(t *testing.T) Host
@@ -39,14 +41,34 @@ type Linker interface {
 	OpenLinked(t *testing.T) (Host, Link)
 }
 
-// Stranger is a [Harness] that can write as a stranger does, with the store's own tools instead of the adapter. Keys are
-// relative to the cluster.
+// Stranger is a [Harness] that can write as a stranger does, with the store's own tools instead of
+// the adapter. Keys are relative to the cluster.
 type Stranger interface {
 	Overwrite(t *testing.T, key, value string)
 	Remove(t *testing.T, key string)
 }
 
-// Staller is a [Harness] that can silence the watches of one host, without an error, while its other calls work.
+// LeaseKeeper is a [Stranger] that can also overwrite a key and leave it bound to its lease: etcd's
+// put that ignores the lease, Consul's plain write.
+type LeaseKeeper interface {
+	OverwriteKept(t *testing.T, key, value string)
+}
+
+// Ender is a [Harness] that can end a lease as the store itself does when it expires. Nothing
+// happens if the lease has ended already.
+type Ender interface {
+	EndLease(t *testing.T, lease election.LeaseID)
+}
+
+// Filler is a [Harness] that can make the store refuse writes, and accept them again. Reads work
+// meanwhile.
+type Filler interface {
+	Fill(t *testing.T)
+	Empty(t *testing.T)
+}
+
+// Staller is a [Harness] that can silence the watches of one host, without an error, while its
+// other calls work.
 type Staller interface {
 	StallWatch(t *testing.T, h Host)
 	ResumeWatch(t *testing.T, h Host)
@@ -58,21 +80,22 @@ type Restarter interface {
 	Start(t *testing.T)
 }
 
-// LeaderChanger is a [Harness] whose store has a leader of its own that can be killed. ChangeLeader returns when it is
-// dead; a majority must be left.
+// LeaderChanger is a [Harness] whose store has a leader that can be killed. ChangeLeader returns
+// when the leader is dead; a majority must remain.
 type LeaderChanger interface {
 	ChangeLeader(t *testing.T)
 }
 
-// patience bounds what has no bound of its own here: a healthy store on an overloaded machine.
+// patience bounds waits without a bound of their own, for a healthy store on an overloaded machine.
 const patience = 20 * time.Second
 
-// Contract tests the obligations of [election.Backend] and Follow. open returns a new harness, for each test.
+// Contract tests the obligations of [election.Backend] and Follow. open returns a new harness, for
+// each test.
 func Contract(t *testing.T, open func(t *testing.T) Harness) {
 	for _, test := range []struct {
 		name string
 		run  func(*suite)
-		slow bool // mostly waits, and leaves the store itself alone
+		slow bool // mostly waits, and does not disturb the store itself
 	}{
 		{"EmptyCluster", (*suite).empty, false},
 		{"ClaimRaceHasOneWinner", (*suite).race, false},
@@ -82,9 +105,14 @@ func Contract(t *testing.T, open func(t *testing.T) Harness) {
 		{"ClaimRemovesOldBeat", (*suite).claimRemovesOldBeat, false},
 		{"PublishAndRelease", (*suite).publishAndRelease, false},
 		{"HandOver", (*suite).handOver, false},
+		{"LeaseEndsMeanwhile", (*suite).leaseEndsMeanwhile, true},
 		{"StrangerOverwritesRoleKey", (*suite).strangerOverwrites, false},
 		{"StrangerDeletesRoleKey", (*suite).strangerDeletes, false},
 		{"StrangerByOtherMeans", (*suite).strangerByOtherMeans, false},
+		{"StrangerKeepsTheLease", (*suite).strangerKeepsTheLease, false},
+		{"BindsItsReignAnew", (*suite).bindsAnew, true},
+		{"ForgedTerms", (*suite).forgedTerms, false},
+		{"TakesNoWrites", (*suite).takesNoWrites, false},
 		{"CounterRewound", (*suite).counterRewound, false},
 		{"UnreadableRecords", (*suite).unreadable, false},
 		{"HolderKilled", (*suite).holderKilled, true},
@@ -105,7 +133,7 @@ func Contract(t *testing.T, open func(t *testing.T) Harness) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.slow {
-				t.Parallel() // begins after the others, some of which stop the store or count goroutines
+				t.Parallel() // runs after the others, some of which stop the store or count goroutines
 			}
 			test.run(&suite{T: t, h: open(t)})
 		})
@@ -117,9 +145,9 @@ type suite struct {
 	h Harness
 }
 
-// lacks says what is not tested.
+// lacks logs what is not tested.
 func (s *suite) lacks(fault string) {
-	s.Skipf("NOT TESTED: this harness can't inject it: %s", fault)
+	s.Skipf("NOT TESTED: this harness cannot inject it: %s", fault)
 }
 
 func (s *suite) open() Host {
@@ -133,6 +161,12 @@ func (s *suite) ctx() context.Context {
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
 	s.Cleanup(cancel)
 	return ctx
+}
+
+// hold calls [election.Backend.Hold] and returns only its error.
+func hold(ctx context.Context, h election.Backend, lease election.LeaseID, beat bool) error {
+	_, err := h.Hold(ctx, election.Hold{Lease: lease, Beat: beat})
+	return err
 }
 
 func (s *suite) must(err error) {
@@ -149,7 +183,7 @@ func (s *suite) want(what string, err, want error) {
 	}
 }
 
-// unknown asserts that err claims to know nothing.
+// unknown asserts that err has an unknown outcome.
 func (s *suite) unknown(what string, err error) {
 	s.Helper()
 	if err == nil || errors.Is(err, election.ErrConflict) || errors.Is(err, election.ErrLost) || errors.Is(err, election.ErrDenied) {
@@ -174,7 +208,7 @@ func (s *suite) grant(h Host, ttl time.Duration) election.LeaseID {
 	return id
 }
 
-// value returns a key's value, "" if it is absent and "(empty)" if it is there and empty.
+// value returns a key's value, "" if the key is absent, and "(empty)" if the value is empty.
 func (s *suite) value(h Host, key string) string {
 	s.Helper()
 	e, err := h.Get(s.ctx(), key)
@@ -266,7 +300,7 @@ func (s *suite) race() {
 					leases[i], err = h.Grant(ctx, long)
 				}
 				ready.Done()
-				ready.Wait() // all have read the same before anybody claims
+				ready.Wait() // all have read the same before any claims
 				if errs[i], snaps[i] = err, snap; err == nil {
 					errs[i] = h.Claim(ctx, claimOf(fmt.Sprintf("ctl-%d", i), snap, leases[i], false))
 				}
@@ -298,7 +332,7 @@ func (s *suite) race() {
 		term, previous = got.Active.Term, name
 		crumb := got.Breadcrumb
 		crumb.Clean = true
-		s.must(all[winner].Release(s.ctx(), leases[winner], crumb))
+		s.must(all[winner].Release(s.ctx(), election.Release{Lease: leases[winner], Breadcrumb: crumb}))
 		for i, h := range all {
 			if i != winner {
 				s.must(h.Revoke(s.ctx(), leases[i]))
@@ -360,8 +394,8 @@ func (s *suite) claimPreconditions() {
 			s.Errorf("%s: a refused claim changed\n%sto\n%s", what, before, after)
 		}
 	}
-	refused("role key is there", claimOf("ctl-b", held, lease, true), election.ErrConflict)
-	refused("role key is there, and the counter moved", claimOf("ctl-b", empty, lease, true), election.ErrConflict)
+	refused("the role key exists", claimOf("ctl-b", held, lease, true), election.ErrConflict)
+	refused("the role key exists, and the counter has changed", claimOf("ctl-b", empty, lease, true), election.ErrConflict)
 	silent := claimOf("ctl-b", held, lease, true)
 	silent.Silent = held.Beat + 1
 	refused("beat is another", silent, election.ErrConflict)
@@ -370,7 +404,7 @@ func (s *suite) claimPreconditions() {
 
 	crumb := held.Breadcrumb
 	crumb.Clean = true
-	s.must(a.Release(s.ctx(), holder, crumb))
+	s.must(a.Release(s.ctx(), election.Release{Lease: holder, Breadcrumb: crumb}))
 	refused("vacant, but the counter moved", claimOf("ctl-b", held, lease, true), election.ErrConflict)
 	vacant := s.read(a)
 	s.must(b.Revoke(s.ctx(), lease))
@@ -393,12 +427,19 @@ func (s *suite) claimBySilence() {
 	lease := s.grant(b, long)
 	c := claimOf("ctl-b", seen, lease, true)
 	c.Silent = seen.Beat
-	s.must(a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true, Beat: true}))
+	s.must(hold(s.ctx(), a, old, true))
 	s.want("claim by silence after a beat", b.Claim(s.ctx(), c), election.ErrConflict)
 	if seen = s.read(b); seen.Beat == c.Silent {
 		s.Fatal("a beat did not change the version of the beat key")
 	}
-	s.must(a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true}))
+	for range 2 { // each of them does
+		before := seen.Beat
+		s.must(hold(s.ctx(), a, old, true))
+		if seen = s.read(b); seen.Beat == before {
+			s.Fatal("a later beat did not change the version of the beat key")
+		}
+	}
+	s.must(hold(s.ctx(), a, old, false))
 	if again := s.read(b); again.Beat != seen.Beat {
 		s.Error("a renewal without Beat changed the beat key")
 	}
@@ -419,17 +460,17 @@ func (s *suite) claimBySilence() {
 	if after.ActiveLease != lease || after.Beat == 0 {
 		s.Error("the end of the old lease took a key of the new holder with it")
 	}
-	s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	s.must(hold(s.ctx(), b, lease, true))
 }
 
 // deposed asserts that a former holder can do nothing.
 func (s *suite) deposed(h Host, lease election.LeaseID, name string, term election.Term) {
 	s.Helper()
 	before := s.everything(h)
-	s.want("renewal of a former holder", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
-	s.want("beat of a former holder", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}), election.ErrLost)
+	s.want("renewal of a former holder", hold(s.ctx(), h, lease, false), election.ErrLost)
+	s.want("beat of a former holder", hold(s.ctx(), h, lease, true), election.ErrLost)
 	s.want("publication of a former holder", h.Publish(s.ctx(), lease, active(name, term, election.StateServing)), election.ErrLost)
-	s.want("release of a former holder", h.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: name, Clean: true}), election.ErrLost)
+	s.want("release of a former holder", h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: name, Clean: true}}), election.ErrLost)
 	if after := s.everything(h); after != before {
 		s.Errorf("a former holder changed\n%sto\n%s", before, after)
 	}
@@ -461,7 +502,9 @@ func (s *suite) publishAndRelease() {
 			}
 		}
 	}
-	for _, state := range []election.State{election.StateStarting, election.StateServing, election.StateStopping, election.StateServing} {
+	for _, state := range []election.State{
+		election.StateServing, election.StateStarting, election.StateServing, election.StateStopping, election.StateServing,
+	} {
 		a := active("ctl-a", term, state)
 		s.must(h.Publish(s.ctx(), lease, a))
 		want := map[string]string{"active": string(a.Encode()), "url": "", "role/ctl-a": ""}
@@ -469,25 +512,40 @@ func (s *suite) publishAndRelease() {
 			want["url"], want["role/ctl-a"] = a.URL, "active"
 		}
 		check(string(state), want)
-		s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+		for _, beat := range []bool{false, true} {
+			shown, err := h.Hold(s.ctx(), election.Hold{Lease: lease, Beat: beat})
+			s.must(err)
+			if string(shown.Value) != string(a.Encode()) || shown.Lease != lease || shown.Version == 0 {
+				s.Errorf("%s: a renewal with beat %v shows %q with lease %q, version %d", state, beat, shown.Value, shown.Lease, shown.Version)
+			}
+		}
 		if snap := s.read(other); snap.ActiveLease != lease || snap.Active == nil || *snap.Active != a {
 			s.Errorf("%s: %+v with lease %q", state, snap.Active, snap.ActiveLease)
 		}
 	}
-	s.must(h.Revoke(s.ctx(), passive)) // takes nothing of the holder's with it
+	s.must(h.Revoke(s.ctx(), passive)) // the holder loses nothing by it
 	check("after the end of the passive's lease", map[string]string{"url": "http://ctl-a:8080", "role/ctl-a": "active"})
 
 	crumb := election.Breadcrumb{Term: term, Clean: true, Controller: "ctl-a", Incarnation: "ctl-a-1", Validity: time.Second, Reason: "switchover (ana)"}
-	s.must(h.Release(s.ctx(), lease, crumb))
+	before := s.read(h)
+	s.must(h.Put(s.ctx(), election.Put{Key: "term", Value: []byte("50")})) // an operator raises the term
+	s.want("release over a term key that has changed", h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: crumb, TermVersion: before.TermVersion}),
+		election.ErrConflict)
+	if got := s.read(other); got.Breadcrumb.Term != 50 || got.ActiveLease != lease {
+		s.Errorf("a refused release left %+v", got)
+	}
+	s.leaveBehind(other)
+	s.must(h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: crumb, TermVersion: s.read(h).TermVersion}))
 	check("released", map[string]string{"active": "", "url": "", "role/ctl-a": "", "beat": "", "term": string(crumb.Encode())})
-	s.want("repeated release", h.Release(s.ctx(), lease, crumb), election.ErrLost)
-	s.want("renewal after the release", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
+	s.want("repeated release", h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: crumb}), election.ErrLost)
+	s.want("renewal after the release", hold(s.ctx(), h, lease, false), election.ErrLost)
+	s.want("prolongation after the release", h.Renew(s.ctx(), lease), election.ErrLost)
 	snap := s.read(other)
 	if !snap.Vacant() || snap.Breadcrumb != crumb {
 		s.Errorf("after the release: %+v", snap)
 	}
 
-	// The lease's end takes what it carried.
+	// When the lease ends, its keys disappear.
 	lease, term = s.reign(h, "ctl-a", long, true)
 	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
 	s.must(h.Revoke(s.ctx(), lease))
@@ -497,7 +555,7 @@ func (s *suite) publishAndRelease() {
 	}
 }
 
-// offer makes name the heir of the reign of term.
+// offer makes name the heir of term's reign.
 func (s *suite) offer(h Host, name string, term election.Term) (election.LeaseID, election.Heir) {
 	s.Helper()
 	lease := s.grant(h, long)
@@ -508,11 +566,11 @@ func (s *suite) offer(h Host, name string, term election.Term) (election.LeaseID
 	return lease, heir
 }
 
-// handOverOf is what the holder ctl-a of term does for the heir.
+// handOverOf returns the hand-over from the holder ctl-a to the heir.
 func handOverOf(snap election.Snapshot, heir election.Heir, beat bool) election.HandOver {
 	term := heir.After + 1
 	return election.HandOver{
-		From: "ctl-a", Heir: snap.HeirVersion, Lease: heir.Lease, Active: active(heir.Controller, term, election.StateStarting), Beat: beat,
+		From: "ctl-a", Heir: snap.HeirVersion, TermVersion: snap.TermVersion, Lease: heir.Lease, Active: active(heir.Controller, term, election.StateStarting), Beat: beat,
 		Breadcrumb: election.Breadcrumb{
 			Term: term, Controller: heir.Controller, Incarnation: heir.Incarnation, Validity: time.Second, Reason: "a test",
 		},
@@ -536,14 +594,18 @@ func (s *suite) handOver() {
 		wrong := h
 		wrong.Heir++
 		s.want("to another heir than was read", a.HandOver(s.ctx(), old, wrong), election.ErrConflict)
+		wrong = h
+		wrong.TermVersion++
+		s.want("over another term key than was read", a.HandOver(s.ctx(), old, wrong), election.ErrConflict)
 		if got := s.read(b); got.ActiveLease != old || got.Breadcrumb.Controller != "ctl-a" {
 			s.Errorf("a refused hand-over left %+v", got)
 		}
 
+		s.leaveBehind(b)
 		settle(hints)
 		s.must(a.HandOver(s.ctx(), old, h))
 		if hint := s.hinted("hand-over", hints); hint.Active != nil && (*hint.Active != h.Active || hint.Lease != lease) {
-			s.Errorf("the hint says %+v, lease %q", hint.Active, hint.Lease)
+			s.Errorf("the hint has %+v, lease %q", hint.Active, hint.Lease)
 		}
 		got := s.read(b)
 		if got.ActiveLease != lease || got.Active == nil || *got.Active != h.Active || got.Breadcrumb != h.Breadcrumb || got.Heir != nil || got.HeirVersion != 0 || (got.Beat != 0) != beat {
@@ -555,14 +617,17 @@ func (s *suite) handOver() {
 			}
 		}
 		s.want("repeated hand-over", a.HandOver(s.ctx(), old, h), election.ErrLost)
-		s.want("release after the hand-over", a.Release(s.ctx(), old, h.Breadcrumb), election.ErrLost)
-		s.want("renewal after the hand-over", a.Renew(s.ctx(), election.Renewal{Lease: old, Hold: true}), election.ErrLost)
-		s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: beat}))
+		s.want("release after the hand-over", a.Release(s.ctx(), election.Release{Lease: old, Breadcrumb: h.Breadcrumb}), election.ErrLost)
+		s.want("renewal after the hand-over", hold(s.ctx(), a, old, false), election.ErrLost)
+		s.want("prolongation after the hand-over", a.Renew(s.ctx(), old), election.ErrLost)
+		s.must(hold(s.ctx(), b, lease, beat))
 		s.must(b.Publish(s.ctx(), lease, active("ctl-b", h.Active.Term, election.StateServing)))
 		s.must(b.Revoke(s.ctx(), lease))
 	}
 
-	// An heir that is gone is not handed anything, nor is one that another has claimed over.
+	s.handOverByNoHolder(a, b)
+
+	// Nothing is handed to an heir that is gone, or after another claim.
 	old, term := s.reign(a, "ctl-a", long, false)
 	lease, heir := s.offer(b, "ctl-b", term)
 	snap := s.read(a)
@@ -570,7 +635,7 @@ func (s *suite) handOver() {
 	s.want("an heir that is gone", a.HandOver(s.ctx(), old, handOverOf(snap, heir, false)), election.ErrConflict)
 	_, heir = s.offer(b, "ctl-b", term)
 	stale := handOverOf(s.read(a), heir, false)
-	s.must(a.Release(s.ctx(), old, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+	s.must(a.Release(s.ctx(), election.Release{Lease: old, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}))
 	old, term = s.reign(a, "ctl-a", long, false)
 	if v := s.value(b, "heir"); v != "" {
 		s.Errorf("the heir key is %q after a claim", v)
@@ -578,6 +643,150 @@ func (s *suite) handOver() {
 	s.want("an heir from before the claim", a.HandOver(s.ctx(), old, stale), election.ErrConflict)
 	if got := s.read(b); got.ActiveLease != old || got.Breadcrumb.Term != term {
 		s.Errorf("a refused hand-over left %+v", got)
+	}
+}
+
+// leaseEndsMeanwhile: the store ends a lease at the moment at which a transaction arrives that needs
+// it. The transaction is carried out as a whole or not at all, the answer tells which, and nothing
+// that it bound to the lease is left.
+func (s *suite) leaseEndsMeanwhile() {
+	ender, ok := s.h.(Ender)
+	if !ok {
+		s.lacks("the end of a lease at a given moment")
+	}
+	a, b := s.open(), s.open()
+	for round := range 4 {
+		for name, begin := range map[string]func() (ends election.LeaseID, call func() error, done func(election.Snapshot) bool){
+			"claim": func() (election.LeaseID, func() error, func(election.Snapshot) bool) {
+				c := claimOf("ctl-a", s.read(a), s.grant(a, long), true)
+				return c.Lease, func() error { return s.claimable(a, c) }, func(got election.Snapshot) bool { return got.Breadcrumb == c.Breadcrumb }
+			},
+			"publication": func() (election.LeaseID, func() error, func(election.Snapshot) bool) {
+				lease, term := s.reignSoon(a)
+				return lease, func() error { return a.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)) }, nil
+			},
+			"release": func() (election.LeaseID, func() error, func(election.Snapshot) bool) {
+				lease, term := s.reignSoon(a)
+				crumb := election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}
+				return lease, func() error { return a.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: crumb}) },
+					func(got election.Snapshot) bool { return got.Breadcrumb == crumb }
+			},
+			"hand-over": func() (election.LeaseID, func() error, func(election.Snapshot) bool) {
+				lease, term := s.reignSoon(a)
+				_, heir := s.offer(b, "ctl-b", term)
+				h := handOverOf(s.read(a), heir, true)
+				return lease, func() error { return a.HandOver(s.ctx(), lease, h) },
+					func(got election.Snapshot) bool { return got.Breadcrumb == h.Breadcrumb && got.ActiveLease == h.Lease }
+			},
+			"hand-over to the lease": func() (election.LeaseID, func() error, func(election.Snapshot) bool) {
+				lease, term := s.reignSoon(a)
+				ends, heir := s.offer(b, "ctl-b", term)
+				h := handOverOf(s.read(a), heir, true)
+				return ends, func() error { return a.HandOver(s.ctx(), lease, h) },
+					func(got election.Snapshot) bool { return got.Breadcrumb == h.Breadcrumb }
+			},
+		} {
+			ends, call, done := begin()
+			before := s.read(b)
+			var both sync.WaitGroup
+			var err error
+			both.Go(func() { err = call() })
+			if round%2 == 0 {
+				runtime.Gosched() // the other order of the two
+			}
+			ender.EndLease(s.T, ends)
+			both.Wait()
+			s.judge(name, ends, before, err, done)
+			s.clear(b)
+		}
+	}
+}
+
+// judge compares the outcome of a transaction with its answer, after a lease that it needed has
+// ended.
+func (s *suite) judge(name string, ended election.LeaseID, before election.Snapshot, err error, done func(election.Snapshot) bool) {
+	s.Helper()
+	h := s.open()
+	got := s.read(h)
+	switch {
+	case err == nil && done != nil && !done(got):
+		s.Errorf("%s: it was carried out, and the store shows %+v", name, got)
+	case err != nil && !errors.Is(err, election.ErrLost) && !errors.Is(err, election.ErrConflict):
+		s.Errorf("%s: %v, want nothing, ErrLost or ErrConflict", name, err)
+	case err != nil && (got.TermVersion != before.TermVersion || got.ActiveLease != "" && got.ActiveLease != before.ActiveLease):
+		s.Errorf("%s: it was refused (%v), and changed\n%+v to\n%+v", name, err, before, got)
+	}
+	list, listed := h.List(s.ctx(), "")
+	s.must(listed)
+	for _, e := range list {
+		if e.Lease == ended {
+			s.Errorf("%s: %s outlived its lease", name, e.Key)
+		}
+		if got.Vacant() && (e.Key == "url" || e.Key == "beat" || strings.HasPrefix(e.Key, "role/")) {
+			s.Errorf("%s: %s outlived the reign", name, e.Key)
+		}
+	}
+}
+
+// reignSoon makes ctl-a the holder, as soon as the store lets anybody claim.
+func (s *suite) reignSoon(h Host) (election.LeaseID, election.Term) {
+	s.Helper()
+	c := claimOf("ctl-a", s.read(h), s.grant(h, long), true)
+	s.must(s.claimable(h, c))
+	return c.Lease, c.Active.Term
+}
+
+// claimable repeats a claim while the store lets nobody claim, and returns its error.
+func (s *suite) claimable(h Host, c election.Claim) error {
+	hints := h.Watch(s.ctx())
+	for {
+		err := h.Claim(s.ctx(), c)
+		if !errors.Is(err, election.ErrNotYet) {
+			return err
+		}
+		s.hinted("the end of the time in which nobody may claim", hints)
+	}
+}
+
+// clear removes what binds the role key, so that the next reign can begin.
+func (s *suite) clear(h Host) {
+	s.Helper()
+	snap := s.read(h)
+	if snap.ActiveLease != "" {
+		s.must(h.Revoke(s.ctx(), snap.ActiveLease))
+	}
+	s.must(h.Delete(s.ctx(), "heir", 0))
+}
+
+// leaveBehind writes the holder's keys again, bound to no lease. They must be removed with the reign
+// even so, and not only by the end of its lease.
+func (s *suite) leaveBehind(h Host) {
+	s.Helper()
+	for _, key := range []string{"url", "beat", "role/ctl-a"} {
+		s.must(h.Put(s.ctx(), election.Put{Key: key, Value: []byte("left behind")}))
+	}
+}
+
+// handOverByNoHolder: a controller whose role key is gone, or another's, hands nothing over, even if
+// nobody has claimed and the heir still offers itself.
+func (s *suite) handOverByNoHolder(a, b Host) {
+	s.Helper()
+	for name, lose := range map[string]func(){
+		"removed":     func() { s.must(b.Delete(s.ctx(), "active", 0)) },
+		"overwritten": func() { s.must(b.Put(s.ctx(), election.Put{Key: "active", Value: []byte("mine")})) },
+	} {
+		old, term := s.reign(a, "ctl-a", long, true)
+		lease, heir := s.offer(b, "ctl-b", term)
+		h := handOverOf(s.read(a), heir, true)
+		lose()
+		before := s.everything(b)
+		s.want("a hand-over with the role key "+name, a.HandOver(s.ctx(), old, h), election.ErrLost)
+		if after := s.everything(b); after != before {
+			s.Errorf("a hand-over with the role key %s changed\n%sto\n%s", name, before, after)
+		}
+		s.must(b.Revoke(s.ctx(), lease))
+		s.must(b.Delete(s.ctx(), "active", 0))
+		s.must(a.Revoke(s.ctx(), old))
 	}
 }
 
@@ -609,8 +818,9 @@ func (s *suite) strangerDeletes() {
 	s.deposed(a, lease, "ctl-a", term)
 }
 
-// strangerByOtherMeans allows for stores in which a plain write does not unbind a key. Whatever the store does, the holder
-// and the candidates must agree on it.
+// strangerByOtherMeans allows for stores in which a plain write does not unbind a key. Whatever the
+// store does, the holder and the candidates must agree on it, and the holder must see what the
+// stranger wrote.
 func (s *suite) strangerByOtherMeans() {
 	stranger, ok := s.h.(Stranger)
 	if !ok {
@@ -619,7 +829,10 @@ func (s *suite) strangerByOtherMeans() {
 	a, b := s.open(), s.open()
 	lease, term := s.reign(a, "ctl-a", long, true)
 	stranger.Overwrite(s.T, "active", "mine")
-	err := a.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true})
+	shown, err := a.Hold(s.ctx(), election.Hold{Lease: lease, Beat: true})
+	if err == nil && string(shown.Value) != "mine" {
+		s.Errorf("a renewal shows the role key as %q, and a stranger wrote mine", shown.Value)
+	}
 	snap := s.read(b)
 	if snap.ActiveBad == nil || snap.Active != nil || snap.Vacant() {
 		s.Errorf("an unreadable role key reads as %+v", snap)
@@ -631,11 +844,129 @@ func (s *suite) strangerByOtherMeans() {
 	s.deposed(a, lease, "ctl-a", term)
 }
 
+// strangerKeepsTheLease: the lease still identifies the holder, and the next renewal shows that the
+// value is not the holder's, who can repair it.
+func (s *suite) strangerKeepsTheLease() {
+	stranger, ok := s.h.(LeaseKeeper)
+	if !ok {
+		s.lacks("a write that leaves a key bound to its lease")
+	}
+	a, b := s.open(), s.open()
+	lease, term := s.reign(a, "ctl-a", long, true)
+	ours := active("ctl-a", term, election.StateServing)
+	s.must(a.Publish(s.ctx(), lease, ours))
+	for _, beat := range []bool{true, false} {
+		for _, forged := range []string{string(active("mallory", 99, election.StateServing).Encode()), "not a record", ""} {
+			stranger.OverwriteKept(s.T, "active", forged)
+			stranger.OverwriteKept(s.T, "url", "http://mallory")
+			if shown, err := a.Hold(s.ctx(), election.Hold{Lease: lease, Beat: beat}); err != nil || string(shown.Value) != forged || shown.Lease != lease {
+				s.Errorf("a renewal after a stranger wrote %q shows %q with lease %q, %v", forged, shown.Value, shown.Lease, err)
+			}
+			s.must(a.Publish(s.ctx(), lease, ours))
+			snap := s.read(b)
+			if snap.ActiveBad != nil || snap.Active == nil || string(snap.Active.Encode()) != string(ours.Encode()) || snap.ActiveLease != lease {
+				s.Errorf("after the holder's repair: %+v with lease %q, %v", snap.Active, snap.ActiveLease, snap.ActiveBad)
+			}
+			if url := s.value(b, "url"); url != ours.URL {
+				s.Errorf("after the holder's repair the url is %q, want %q", url, ours.URL)
+			}
+		}
+	}
+	s.must(a.Revoke(s.ctx(), lease))
+	if snap := s.read(b); !snap.Vacant() {
+		s.Errorf("the role key outlived its lease: %+v", snap)
+	}
+}
+
+// bindsAnew: the lease of a holder has expired, and nobody has claimed. The holder binds the role
+// key to a new lease, for the same term, by comparing the term record. A store in which nobody may
+// claim for a while reports that nobody was first.
+func (s *suite) bindsAnew() {
+	a, b := s.open(), s.open()
+	_, term := s.reign(a, "ctl-a", a.Traits().MinTTL, true)
+	var snap election.Snapshot
+	s.eventually("the end of a lease that nobody renews", func(context.Context) error {
+		if snap = s.read(b); !snap.Vacant() {
+			return errors.New("it still exists")
+		}
+		return nil
+	})
+	claim := claimOf("ctl-a", snap, s.grant(a, long), true)
+	claim.Active.Term, claim.Breadcrumb.Term = term, term
+	s.eventually("the role key is bound to a new lease", func(ctx context.Context) error {
+		err := a.Claim(ctx, claim)
+		if errors.Is(err, election.ErrConflict) && !errors.Is(err, election.ErrNotYet) {
+			s.Fatalf("nobody has claimed, and the holder's claim is answered %v", err)
+		}
+		return err
+	})
+	if got := s.read(b); got.ActiveLease != claim.Lease || got.Active == nil || got.Active.Term != term || got.Breadcrumb.Term != term {
+		s.Errorf("bound to a new lease: %+v", got)
+	}
+	s.must(hold(s.ctx(), a, claim.Lease, true))
+	// Another was first: the term record is not the holder's.
+	s.must(a.Revoke(s.ctx(), claim.Lease))
+	_, _ = s.reign(b, "ctl-b", long, true)
+	claim.Lease = s.grant(a, long)
+	if err := a.Claim(s.ctx(), claim); !errors.Is(err, election.ErrConflict) || errors.Is(err, election.ErrNotYet) {
+		s.Errorf("a claim after somebody else's: %v", err)
+	}
+}
+
+// forgedTerms: a term above every possible one is invalid, wherever it is written.
+func (s *suite) forgedTerms() {
+	h, agent := s.open(), s.open()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	s.must(h.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-a", 3, election.StateServing).Encode()}))
+	sightings := agent.Follow(ctx)
+	s.sight("term 3", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 3 && g.Err == nil })
+	for _, forged := range []uint64{1<<53 + 1, 1<<62 + 1, 1<<63 - 2, 1<<64 - 1} {
+		s.must(h.Put(s.ctx(), election.Put{Key: "term", Value: fmt.Appendf(nil, "%d held controller=ctl-x incarnation=i validity=4s", forged)}))
+		s.must(h.Put(s.ctx(), election.Put{Key: "active", Value: fmt.Appendf(nil, `{"controller":"ctl-x","term":%d,"state":"serving","url":"http://x:1"}`, forged)}))
+		if snap := s.read(h); snap.ActiveBad == nil || snap.Active != nil || snap.TermBad == nil || snap.Breadcrumb.Term != 0 {
+			s.Errorf("term %d reads as role key %+v, %v, and term record %+v, %v", forged, snap.Active, snap.ActiveBad, snap.Breadcrumb, snap.TermBad)
+		}
+		s.sight("a forged role key, with the last active", sightings, func(g election.Sighting) bool {
+			return g.Err != nil && g.Active != nil && g.Active.Term == 3
+		})
+		s.must(h.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-a", 3, election.StateServing).Encode()}))
+		s.sight("term 3 again", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 3 && g.Err == nil })
+	}
+}
+
+// takesNoWrites: a store that answers reads and refuses writes is recognised without changing
+// anything, also by a passive.
+func (s *suite) takesNoWrites() {
+	h := s.open()
+	lease, term := s.reign(h, "ctl-a", long, false)
+	before := s.read(h)
+	s.must(election.Writable(s.ctx(), h, "ctl-b"))
+	if after := s.read(h); after.ActiveVersion != before.ActiveVersion || s.value(h, "controllers/ctl-b") != "" {
+		s.Errorf("asking whether the store takes writes left %+v", after)
+	}
+	filler, ok := s.h.(Filler)
+	if !ok {
+		s.lacks("a way to make the store refuse writes")
+	}
+	filler.Fill(s.T)
+	s.want("whether it takes writes", election.Writable(s.ctx(), h, "ctl-b"), election.ErrReadOnly)
+	s.want("a write", h.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")}), election.ErrReadOnly)
+	s.want("a release", h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}), election.ErrReadOnly)
+	s.must(hold(s.ctx(), h, lease, false)) // a renewal without a beat still works
+	if snap := s.read(h); snap.ActiveLease != lease {
+		s.Errorf("read while no writes are taken: %+v", snap)
+	}
+	filler.Empty(s.T)
+	s.must(election.Writable(s.ctx(), h, "ctl-b"))
+	s.must(h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}))
+}
+
 func (s *suite) counterRewound() {
 	h := s.open()
 	for range 4 {
 		lease, term := s.reign(h, "ctl-a", long, false)
-		s.must(h.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+		s.must(h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}))
 	}
 	before := s.read(h)
 	s.must(h.Put(s.ctx(), election.Put{Key: "term", Value: []byte("2")}))
@@ -677,11 +1008,20 @@ func (s *suite) unreadable() {
 	if want := []string{"ctl-a unfit", "ctl-b ready"}; !slices.Equal(names, want) {
 		s.Errorf("controllers %q, want %q", names, want)
 	}
-	if snap.Request != nil || snap.RequestVer == 0 {
-		s.Errorf("unreadable request: %+v version %d, want nil and its version", snap.Request, snap.RequestVer)
+	named := func(err error, key string, version election.Version) bool {
+		return err != nil && strings.Contains(err.Error(), fmt.Sprintf("the %s key, version %d", key, version))
 	}
-	if snap.Pause == nil || snap.PauseVer == 0 {
-		s.Error("an unreadable pause does not pause")
+	if snap.Request != nil || snap.RequestVer == 0 || !named(snap.RequestBad, "request", snap.RequestVer) {
+		s.Errorf("unreadable request: %+v version %d, %v; want nil, its version, and both in the words", snap.Request, snap.RequestVer, snap.RequestBad)
+	}
+	if snap.Pause == nil || snap.PauseVer == 0 || !named(snap.PauseBad, "pause", snap.PauseVer) {
+		s.Errorf("unreadable pause: %+v version %d, %v; want a pause, its version, and both in the words", snap.Pause, snap.PauseVer, snap.PauseBad)
+	}
+	s.want("removal of another pause than was read", h.Delete(s.ctx(), "pause", snap.PauseVer+1), election.ErrConflict)
+	s.must(h.Delete(s.ctx(), "pause", snap.PauseVer))
+	s.must(h.Delete(s.ctx(), "request", snap.RequestVer))
+	if snap = s.read(h); snap.Pause != nil || snap.PauseBad != nil || snap.RequestBad != nil || snap.RequestVer != 0 {
+		s.Errorf("after both were removed: pause %+v (%v), request version %d (%v)", snap.Pause, snap.PauseBad, snap.RequestVer, snap.RequestBad)
 	}
 	put("request", string(election.Request{ID: "r1", Op: "switchover", To: "ctl-b", By: "ana", Term: 3, For: time.Second}.Encode()))
 	put("pause", `{"by":"ana","reason":"works"}`)
@@ -690,21 +1030,19 @@ func (s *suite) unreadable() {
 		s.Errorf("request %+v, pause %+v", snap.Request, snap.Pause)
 	}
 	put("term", "seven")
-	if _, err := h.Read(s.ctx()); err == nil {
-		s.Error("an unreadable term was read without an error: the next claim would start again at 1")
-	} else {
-		s.unknown("read of an unreadable term", err)
+	if snap = s.read(h); snap.TermBad == nil || snap.TermVersion == 0 || snap.Breadcrumb != (election.Breadcrumb{}) {
+		s.Errorf("an unreadable term reads as %+v version %d, %v: the next claim would start again at 1", snap.Breadcrumb, snap.TermVersion, snap.TermBad)
 	}
 }
 
 func (s *suite) holderKilled() {
 	h, other := s.open(), s.open()
-	ttl := max(h.Traits().MinTTL, time.Second)
+	ttl := 2 * max(h.Traits().MinTTL, time.Second) // twice, so that a lease of the shortest ttl is too short
 	lease, term := s.reign(h, "ctl-a", ttl, true)
 	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
 	time.Sleep(ttl / 2)
 	sent := time.Now()
-	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	s.must(hold(s.ctx(), h, lease, true))
 	acked := time.Now()
 	for {
 		asked := time.Now()
@@ -721,9 +1059,9 @@ func (s *suite) holderKilled() {
 		}
 		lived, bound := asked.Sub(acked), ttl+h.Traits().ExpirySlack
 		s.Logf("ttl %v, slack %v: the lease ended %v after the last renewal was acknowledged", ttl, h.Traits().ExpirySlack, lived)
-		// An overloaded machine may add to it; only a multiple shows a wrong trait.
+		// An overloaded machine may add to it. Only a multiple shows a wrong trait.
 		if lived > bound+max(bound, 3*time.Second) {
-			s.Errorf("the lease ended %v after the last renewal was acknowledged; the store promises %v", lived, bound)
+			s.Errorf("the lease ended %v after the last renewal was acknowledged; the store guarantees %v", lived, bound)
 		}
 		break
 	}
@@ -732,7 +1070,7 @@ func (s *suite) holderKilled() {
 			s.Errorf("%s is %q after the lease has ended", key, got)
 		}
 	}
-	s.want("renewal of a lease that has ended", h.Renew(s.ctx(), election.Renewal{Lease: lease}), election.ErrLost)
+	s.want("renewal of a lease that has ended", h.Renew(s.ctx(), lease), election.ErrLost)
 	if got := s.read(other).Breadcrumb; got.Term != term || got.Clean {
 		s.Errorf("term record %+v, want term %d, not clean", got, term)
 	}
@@ -746,7 +1084,7 @@ func (s *suite) renewalKeeps() {
 	for end := time.Now().Add(2*ttl + h.Traits().ExpirySlack); time.Now().Before(end); {
 		time.Sleep(ttl / 8)
 		sent := time.Now()
-		if err := h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}); err != nil {
+		if err := hold(s.ctx(), h, lease, false); err != nil {
 			if gap := time.Since(last); gap > ttl/2 {
 				s.Skipf("NOT TESTED: this machine let %v pass between two renewals of a lease of %v", gap, ttl)
 			}
@@ -768,8 +1106,8 @@ func (s *suite) revoke() {
 	}
 	s.must(h.Put(s.ctx(), election.Put{Key: "controllers/ctl-a", Value: []byte("a"), Lease: lease}))
 	s.must(h.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("b"), Lease: other}))
-	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease}))
-	s.want("renewal that holds nothing", h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true}), election.ErrLost)
+	s.must(h.Renew(s.ctx(), lease))
+	s.want("renewal that holds nothing", hold(s.ctx(), h, lease, false), election.ErrLost)
 	s.must(h.Revoke(s.ctx(), lease))
 	if got := s.value(h, "controllers/ctl-a"); got != "" {
 		s.Errorf("a key outlived its lease: %q", got)
@@ -778,7 +1116,7 @@ func (s *suite) revoke() {
 		s.Errorf("a key of another lease is %q", got)
 	}
 	s.must(h.Revoke(s.ctx(), lease))
-	s.want("renewal after the end", h.Renew(s.ctx(), election.Renewal{Lease: lease}), election.ErrLost)
+	s.want("renewal after the end", h.Renew(s.ctx(), lease), election.ErrLost)
 	s.want("write with a lease that has ended", h.Put(s.ctx(), election.Put{Key: "controllers/ctl-a", Value: []byte("a"), Lease: lease}), election.ErrLost)
 	if got := s.value(h, "controllers/ctl-a"); got != "" {
 		s.Errorf("a write with a lease that has ended was carried out: %q", got)
@@ -797,7 +1135,7 @@ func (s *suite) keys() {
 	s.must(h.Delete(s.ctx(), "settings", 42))
 	s.want("swap of an absent key", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("1"), If: at(7)}), election.ErrConflict)
 	s.must(h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("1"), If: at(0)}))
-	s.want("creation of a key that is there", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("2"), If: at(0)}), election.ErrConflict)
+	s.want("creation of an existing key", h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte("2"), If: at(0)}), election.ErrConflict)
 	e, err = h.Get(s.ctx(), "settings")
 	s.must(err)
 	if e.Key != "settings" || string(e.Value) != "1" || e.Version == 0 || e.Lease != "" {
@@ -815,7 +1153,7 @@ func (s *suite) keys() {
 	if got := s.value(h, "settings"); got != "" {
 		s.Errorf("settings is %q after its deletion", got)
 	}
-	// An empty value is not absence, and a deletion does not let an old version return.
+	// An empty value is not absence, and after a deletion old versions do not return.
 	s.must(h.Put(s.ctx(), election.Put{Key: "settings", Value: []byte{}}))
 	again, err := h.Get(s.ctx(), "settings")
 	s.must(err)
@@ -842,7 +1180,7 @@ func (s *suite) keys() {
 		s.Errorf("list of nothing: %v, %v", list, err)
 	}
 
-	// A binding follows the last write.
+	// A key is bound by its last write.
 	one, two := s.grant(h, long), s.grant(h, long)
 	s.must(h.Put(s.ctx(), election.Put{Key: "agents/b", Value: []byte("1"), Lease: one}))
 	if e, err = h.Get(s.ctx(), "agents/b"); err != nil || e.Lease != one {
@@ -894,7 +1232,7 @@ func (s *suite) watch() {
 	if cap(hints) != 1 {
 		s.Errorf("the buffer is %d, want 1", cap(hints))
 	}
-	// The first change may race with the start of the watch, so a hint at the start is due too.
+	// The first change may race with the start of the watch, so a hint is due at the start too.
 	s.hinted("start", hints)
 	settle(hints)
 	var lease election.LeaseID
@@ -903,16 +1241,17 @@ func (s *suite) watch() {
 		do   func()
 	}{
 		{"claim", func() { lease, _ = s.reign(b, "ctl-b", long, true) }},
-		{"beat", func() { s.must(b.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true})) }},
+		{"beat", func() { s.must(hold(s.ctx(), b, lease, true)) }},
 		{"publish", func() { s.must(b.Publish(s.ctx(), lease, active("ctl-b", 1, election.StateServing))) }},
 		{"controller", func() { s.must(b.Put(s.ctx(), election.Put{Key: "controllers/ctl-b", Value: []byte("{}")})) }},
 		{"request", func() { s.must(b.Put(s.ctx(), election.Put{Key: "request", Value: []byte("{}")})) }},
 		{"pause", func() { s.must(b.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")})) }},
+		{"term", func() { s.must(b.Put(s.ctx(), election.Put{Key: "term", Value: []byte("50")})) }},
 		{"heir", func() { s.offer(b, "ctl-c", 1) }},
 		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
 		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
 		{"release", func() {
-			s.must(b.Release(s.ctx(), lease, election.Breadcrumb{Term: 1, Controller: "ctl-b", Clean: true}))
+			s.must(b.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: 1, Controller: "ctl-b", Clean: true}}))
 		}},
 		{"lease end", func() { lease, _ = s.reign(b, "ctl-b", long, false); settle(hints); s.must(b.Revoke(s.ctx(), lease)) }},
 	} {
@@ -1001,16 +1340,16 @@ func (s *suite) follow() {
 		return last == n
 	})
 	writing.Wait()
-	// A later follower begins with the present.
+	// A later follower begins with the current state.
 	late := agent.Follow(ctx)
 	first := s.sight("the first sighting of a later follower", late, func(election.Sighting) bool { return true })
 	if first.Active == nil || *first.Active != number(n) {
 		s.Errorf("the first sighting of a later follower is %+v, want number %d", first.Active, n)
 	}
-	s.must(a.Release(s.ctx(), lease, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}))
+	s.must(a.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}))
 	s.sight("released", sightings, func(g election.Sighting) bool { return g.Active == nil && g.Err == nil })
 
-	// A lower term is data like any other here.
+	// The adapter passes on a lower term like any other.
 	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-c", 7, election.StateServing).Encode()}))
 	s.sight("term 7", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 7 })
 	s.must(a.Put(s.ctx(), election.Put{Key: "active", Value: active("ctl-c", 3, election.StateServing).Encode()}))
@@ -1035,15 +1374,15 @@ func (s *suite) followUnreadable() {
 	s.sight("term 4", sightings, func(g election.Sighting) bool { return g.Active != nil && g.Active.Term == 4 && g.Err == nil })
 }
 
-// calls are all calls of a backend, with arguments that do no harm.
+// calls returns all calls of a backend, with harmless arguments.
 func calls(h Host, lease election.LeaseID) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"Read":       func(ctx context.Context) error { _, err := h.Read(ctx); return err },
 		"Grant":      func(ctx context.Context) error { _, err := h.Grant(ctx, long); return err },
-		"Renew":      func(ctx context.Context) error { return h.Renew(ctx, election.Renewal{Lease: lease}) },
-		"Renew+Hold": func(ctx context.Context) error { return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true}) },
+		"Renew":      func(ctx context.Context) error { return h.Renew(ctx, lease) },
+		"Renew+Hold": func(ctx context.Context) error { return hold(ctx, h, lease, false) },
 		"Renew+Beat": func(ctx context.Context) error {
-			return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+			return hold(ctx, h, lease, true)
 		},
 		"Claim": func(ctx context.Context) error {
 			return h.Claim(ctx, claimOf("ctl-x", election.Snapshot{TermVersion: 1 << 40}, lease, false))
@@ -1058,11 +1397,11 @@ func calls(h Host, lease election.LeaseID) map[string]func(context.Context) erro
 	}
 }
 
-// releaseCalls end the reign, if they are carried out.
+// releaseCalls returns the calls that end the reign if they are carried out.
 func releaseCalls(h Host, lease election.LeaseID) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"Release": func(ctx context.Context) error {
-			return h.Release(ctx, lease, election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true})
+			return h.Release(ctx, election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true}})
 		},
 		"Revoke": func(ctx context.Context) error { return h.Revoke(ctx, lease) },
 	}
@@ -1160,8 +1499,8 @@ func (s *suite) lostReplies() {
 		s.unknown(what+" without a reply", err)
 		link.Heal()
 	}
-	// In any case the outcome is found by reading: bound to my lease or not. A request that was not carried out by then
-	// must not be carried out after the lease has been revoked.
+	// In any case, reading shows the outcome: bound to my lease or not. A request that was not
+	// carried out by then must not be carried out after the lease has been revoked.
 	lost("claim", func(ctx context.Context) error { return h.Claim(ctx, claimOf("ctl-a", snap, lease, true)) })
 	switch got := s.read(other); got.ActiveLease {
 	case lease:
@@ -1174,9 +1513,9 @@ func (s *suite) lostReplies() {
 		s.Fatalf("the role key is bound to %q", got.ActiveLease)
 	}
 	lost("renewal", func(ctx context.Context) error {
-		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		return hold(ctx, h, lease, true)
 	})
-	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	s.must(hold(s.ctx(), h, lease, true))
 	lost("publication", func(ctx context.Context) error {
 		return h.Publish(ctx, lease, active("ctl-a", 1, election.StateServing))
 	})
@@ -1185,8 +1524,10 @@ func (s *suite) lostReplies() {
 		s.Errorf("the role key is %+v after a later publication", got.Active)
 	}
 	crumb := election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true}
-	lost("release", func(ctx context.Context) error { return h.Release(ctx, lease, crumb) })
-	if err := h.Release(s.ctx(), lease, crumb); err != nil && !errors.Is(err, election.ErrLost) {
+	lost("release", func(ctx context.Context) error {
+		return h.Release(ctx, election.Release{Lease: lease, Breadcrumb: crumb})
+	})
+	if err := h.Release(s.ctx(), election.Release{Lease: lease, Breadcrumb: crumb}); err != nil && !errors.Is(err, election.ErrLost) {
 		s.Errorf("repeated release: %v, want nil or ErrLost", err)
 	}
 	if got := s.read(other); !got.Vacant() || !got.Breadcrumb.Clean {
@@ -1250,7 +1591,7 @@ func (s *suite) followThroughOutage() {
 			return g.Err == nil && g.Active != nil && g.Active.State == state
 		})
 	}
-	// A follower that starts in an outage says so.
+	// A follower that starts during an outage reports it.
 	link.Cut()
 	late := h.Follow(ctx)
 	s.sight("a start in an outage", late, func(g election.Sighting) bool {
@@ -1301,19 +1642,19 @@ func (s *suite) restart() {
 	restarter.Stop(s.T)
 	short, cancelShort := context.WithTimeout(s.Context(), time.Second)
 	defer cancelShort()
-	s.unknown("renewal while the store is away", h.Renew(short, election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	s.unknown("renewal while the store is away", hold(short, h, lease, true))
 	settle(hints)
 	restarter.Start(s.T)
 	s.hinted("the store is back", hints)
 	s.eventually("renewal after a restart", func(ctx context.Context) error {
-		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		return hold(ctx, h, lease, true)
 	})
 	if snap := s.read(h); snap.ActiveLease != lease || snap.Breadcrumb.Term != term {
 		s.Errorf("after a restart: %+v", snap)
 	}
 }
 
-// eventually repeats call with a second each until it succeeds. ErrLost is final.
+// eventually repeats call, for a second each, until it succeeds. ErrLost is final.
 func (s *suite) eventually(what string, call func(context.Context) error) {
 	s.Helper()
 	var err error
@@ -1342,11 +1683,11 @@ func (s *suite) leaderKilled() {
 	sightings := other.Follow(ctx)
 	lease, term := s.reign(h, "ctl-a", 10*time.Second, true)
 	s.sight("starting", sightings, func(g election.Sighting) bool { return g.Active != nil })
-	s.must(h.Renew(s.ctx(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	s.must(hold(s.ctx(), h, lease, true))
 	start := time.Now()
 	changer.ChangeLeader(s.T)
 	s.eventually("renewal while the store elects a leader", func(ctx context.Context) error {
-		return h.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		return hold(ctx, h, lease, true)
 	})
 	s.Logf("renewed %v after the store's leader was killed; the traits say %v", time.Since(start), h.Traits().LeaderGap)
 	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))

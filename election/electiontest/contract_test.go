@@ -26,9 +26,15 @@ func (m *memory) OpenLinked(*testing.T) (electiontest.Host, electiontest.Link) {
 }
 
 func (m *memory) Overwrite(_ *testing.T, key, value string) { m.store.Overwrite(key, value) }
-func (m *memory) Remove(_ *testing.T, key string)           { m.store.Remove(key) }
-func (m *memory) Stop(*testing.T)                           { m.store.Down() }
-func (m *memory) Start(*testing.T)                          { m.store.Up() }
+func (m *memory) OverwriteKept(_ *testing.T, key, value string) {
+	m.store.OverwriteKept(key, value)
+}
+func (m *memory) EndLease(_ *testing.T, lease election.LeaseID) { m.store.RevokeEarly(lease) }
+func (m *memory) Fill(*testing.T)                               { m.store.RefuseWrites(true) }
+func (m *memory) Empty(*testing.T)                              { m.store.RefuseWrites(false) }
+func (m *memory) Remove(_ *testing.T, key string)               { m.store.Remove(key) }
+func (m *memory) Stop(*testing.T)                               { m.store.Down() }
+func (m *memory) Start(*testing.T)                              { m.store.Up() }
 
 func (m *memory) StallWatch(_ *testing.T, h electiontest.Host) { h.(*electiontest.Client).StallWatch() }
 

@@ -10,9 +10,10 @@ import (
 
 // Link is the network between one host and the store, with its faults.
 type Link interface {
-	// Hold swallows everything in both directions without a word; what was swallowed arrives after Heal, as TCP does.
+	// Hold silently swallows everything in both directions. What was swallowed arrives after Heal,
+	// as with TCP.
 	Hold()
-	// HoldReplies lets requests pass and holds what comes back.
+	// HoldReplies lets requests pass and holds replies.
 	HoldReplies()
 	// Cut breaks connections and refuses new ones.
 	Cut()
@@ -29,11 +30,13 @@ type Proxy struct {
 	mu            sync.Mutex
 	changed       *sync.Cond
 	up, down, cut bool // up: requests pass; down: replies pass
+	single        int  // how many requests pass although up is false
 	closed        bool
 	connections   map[net.Conn]bool
 }
 
-// NewProxy listens on a free port and passes connections on to target (host:port). It is closed with the test.
+// NewProxy listens on a free port and forwards connections to target (host:port). It is closed with
+// the test.
 func NewProxy(tb testing.TB, target string) *Proxy {
 	tb.Helper()
 	listener, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", "127.0.0.1:0")
@@ -47,7 +50,7 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 	return p
 }
 
-// Addr returns host:port of the proxy.
+// Addr returns the proxy's host:port.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
 // Hold implements [Link].
@@ -61,6 +64,15 @@ func (p *Proxy) Cut() { p.set(true, true, true) }
 
 // Heal implements [Link].
 func (p *Proxy) Heal() { p.set(true, true, false) }
+
+// PassOne lets what was read of one request pass while requests are held, and nothing that follows it,
+// such as its cancellation.
+func (p *Proxy) PassOne() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.single++
+	p.changed.Broadcast()
+}
 
 func (p *Proxy) set(up, down, cut bool) {
 	p.mu.Lock()
@@ -106,11 +118,15 @@ func (p *Proxy) track(c net.Conn) bool {
 	return !p.cut
 }
 
-// pass waits until *open, and reports whether the proxy goes on.
+// pass waits until *open, and reports whether the proxy still runs.
 func (p *Proxy) pass(open *bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for !*open && !p.closed {
+		if open == &p.up && p.single > 0 {
+			p.single--
+			break
+		}
 		p.changed.Wait()
 	}
 	return !p.closed

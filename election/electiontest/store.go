@@ -1,7 +1,6 @@
 package electiontest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,9 +12,9 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Store is one cluster of a linearizable store in memory. Its methods are the store's own faults and what a test
-// wants to know of it; hosts use a [Client]. All methods may be called from any goroutine. A Store that is used inside a
-// testing/synctest bubble must be made in that bubble.
+// Store is one cluster of a linearizable store in memory. Its methods inject the store's own faults
+// and inspect it. Hosts use a [Client]. All methods may be called from any goroutine. A Store used
+// inside a testing/synctest bubble must be made in that bubble.
 type Store struct {
 	mu       sync.Mutex
 	traits   election.Traits
@@ -26,6 +25,11 @@ type Store struct {
 	clients  map[string]*Client
 	watchers map[*watcher]bool
 	log      []Change
+	full     bool // refuses writes
+	origin   election.Origin
+
+	lockDelay time.Duration
+	claimable time.Time // nobody may claim before
 }
 
 type entry struct {
@@ -45,6 +49,9 @@ type watcher struct {
 	hints  chan election.Hint
 }
 
+// leaseEnd is the author of changes caused by the end of a lease.
+const leaseEnd = "lease end"
+
 // Change is one change of one key, as [Store.Changes] returns it.
 type Change struct {
 	At      time.Time
@@ -53,13 +60,14 @@ type Change struct {
 	Value   string
 	Deleted bool
 	Lease   election.LeaseID
-	By      string // the client; "lease end", or "stranger"
+	By      string // the client, "lease end" or "stranger"
 }
 
-// NewStore returns an empty store that promises nothing beyond what it does: leases end when their ttl is over.
+// NewStore returns an empty store whose leases end exactly when their ttl is over.
 func NewStore() *Store {
 	return &Store{
 		traits:   election.Traits{Name: "memory", MinTTL: 10 * time.Millisecond},
+		origin:   election.Origin{Store: "memory", Epoch: 7},
 		keys:     map[string]entry{},
 		leases:   map[election.LeaseID]*lease{},
 		clients:  map[string]*Client{},
@@ -67,14 +75,21 @@ func NewStore() *Store {
 	}
 }
 
-// SetTraits changes what the store says of itself. It does not change what it does.
+// SetTraits changes the traits that the store reports, not its behaviour.
 func (s *Store) SetTraits(t election.Traits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.traits = t
 }
 
-// Client returns the handle of one host. The same name gives the same handle.
+// SetOrigin changes the identity that the store reports.
+func (s *Store) SetOrigin(o election.Origin) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.origin = o
+}
+
+// Client returns the handle of one host. The same name returns the same handle.
 func (s *Store) Client(name string) *Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,13 +101,29 @@ func (s *Store) Client(name string) *Client {
 	return c
 }
 
-// RevokeEarly ends a lease before its time, without a request of its holder, as etcd before 3.5.23 could. It reports
-// whether there was such a lease.
+// RevokeEarly ends a lease before its time, without a request of its holder, as etcd before 3.5.23
+// could. It reports whether the lease existed.
 func (s *Store) RevokeEarly(id election.LeaseID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
-	return s.revoke(id, "lease end")
+	return s.revoke(id, leaseEnd)
+}
+
+// SetLockDelay makes the store refuse every claim for d after a holder's lease has expired, as
+// Consul does.
+func (s *Store) SetLockDelay(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lockDelay = d
+}
+
+// RefuseWrites makes the store refuse every write and every new lease, as etcd does when its quota
+// is used up.
+func (s *Store) RefuseWrites(refuse bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = refuse
 }
 
 // Overwrite is a stranger's plain write of a key (relative to the cluster): bound to no lease.
@@ -103,7 +134,70 @@ func (s *Store) Overwrite(key, value string) {
 	s.begin("stranger").put(key, []byte(value), "")
 }
 
-// Remove is a stranger's deletion of a key. It reports whether the key was there.
+// OverwriteKept is a stranger's write of a key that leaves it bound to its lease, as a plain write
+// does in Consul.
+func (s *Store) OverwriteKept(key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	s.begin("stranger").put(key, []byte(value), s.keys[key].lease)
+}
+
+// Restart simulates a restart of the whole store, or a change of its leader: every lease lives for
+// its ttl from now.
+func (s *Store) Restart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	for _, l := range s.leases {
+		l.ends = time.Now().Add(l.ttl)
+		l.timer.Reset(l.ttl)
+	}
+}
+
+// Backup returns a function that restores the store to its current state, including leases.
+// Whatever was seen of the store in between is then ahead of it.
+func (s *Store) Backup() (restore func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	keys, ttls := maps.Clone(s.keys), map[election.LeaseID]time.Duration{}
+	for id, l := range s.leases {
+		ttls[id] = l.ttl
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, l := range s.leases {
+			l.timer.Stop()
+		}
+		s.keys, s.leases = maps.Clone(keys), map[election.LeaseID]*lease{}
+		for id, ttl := range ttls {
+			s.leases[id] = s.lease(ttl)
+		}
+		if s.origin != (election.Origin{}) {
+			s.origin.Epoch-- // or it is another cluster
+		}
+		s.log = append(s.log, Change{At: time.Now(), Version: s.rev, Key: election.TermKey, Value: string(keys[election.TermKey].value), By: Restored})
+		for w := range s.watchers {
+			w.hint(election.Hint{})
+		}
+	}
+}
+
+// Restored is the author of the change of the term key when the store was restored.
+const Restored = "restored"
+
+// lease makes a lease that begins now.
+func (s *Store) lease(ttl time.Duration) *lease {
+	return &lease{ttl: ttl, ends: time.Now().Add(ttl), timer: time.AfterFunc(ttl, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.expire()
+	})}
+}
+
+// Remove is a stranger's deletion of a key. It reports whether the key existed.
 func (s *Store) Remove(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,7 +232,7 @@ func (s *Store) Keys() map[string]string {
 	return all
 }
 
-// Leases returns the leases that have not ended, in the order in which they were granted.
+// Leases returns the leases that have not ended, in the order of their grants.
 func (s *Store) Leases() []election.LeaseID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +240,7 @@ func (s *Store) Leases() []election.LeaseID {
 	return slices.Sorted(maps.Keys(s.leases))
 }
 
-// Changes returns everything that has happened to the keys, in order.
+// Changes returns all changes of keys, in order.
 func (s *Store) Changes() []Change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +248,14 @@ func (s *Store) Changes() []Change {
 	return slices.Clone(s.log)
 }
 
-// Down cuts every client off that has been made so far. [Store.Up] heals them.
+// Forget drops the changes so far. A test of thousands of takeovers has no room for them.
+func (s *Store) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = nil
+}
+
+// Down cuts off every client made so far. [Store.Up] heals them.
 func (s *Store) Down() {
 	for _, c := range s.all() {
 		c.Partition()
@@ -219,7 +320,7 @@ func (s *Store) hint(key string) {
 	}
 }
 
-// hint gives a hint, in place of one that was not taken yet. store.mu is held.
+// hint delivers a hint, in place of one not yet received. store.mu is held.
 func (w *watcher) hint(h election.Hint) {
 	if w.client.gate != nil || w.client.stalled {
 		return
@@ -232,13 +333,13 @@ func (w *watcher) hint(h election.Hint) {
 	w.hints <- h
 }
 
-// expire ends the leases whose time is over. Every look at the store begins with it, so that no order of timers within
-// one instant matters.
+// expire ends the leases whose time is over. Every access to the store begins with it, so that the
+// order of timers within one instant does not matter.
 func (s *Store) expire() {
 	now := time.Now()
 	for _, id := range slices.Sorted(maps.Keys(s.leases)) {
 		if !s.leases[id].ends.After(now) {
-			s.revoke(id, "lease end")
+			s.revoke(id, leaseEnd)
 		}
 	}
 }
@@ -253,6 +354,9 @@ func (s *Store) revoke(id election.LeaseID, by string) bool {
 	t := s.begin(by)
 	for _, key := range slices.Sorted(maps.Keys(s.keys)) {
 		if s.keys[key].lease == id {
+			if key == election.ActiveKey && by == leaseEnd {
+				s.claimable = time.Now().Add(s.lockDelay)
+			}
 			t.del(key)
 		}
 	}
@@ -266,51 +370,13 @@ func (s *Store) bound(id election.LeaseID) bool {
 }
 
 func (s *Store) snapshot() (election.Snapshot, error) {
-	var snap election.Snapshot
-	if e, ok := s.keys["active"]; ok {
-		snap.ActiveLease, snap.ActiveVersion = e.lease, e.version
-		if a, err := election.DecodeActive(e.value); err != nil {
-			snap.ActiveBad = err
-		} else {
-			snap.Active = &a
-		}
-	}
-	snap.Beat = s.keys["beat"].version
-	if e, ok := s.keys["term"]; ok {
-		b, err := election.DecodeBreadcrumb(e.value)
-		if err != nil {
-			return election.Snapshot{}, err
-		}
-		snap.Breadcrumb, snap.TermVersion = b, e.version
-	}
+	var entries []election.Entry
 	for _, key := range slices.Sorted(maps.Keys(s.keys)) {
-		name, ok := strings.CutPrefix(key, "controllers/")
-		var c election.Controller
-		if ok && json.Unmarshal(s.keys[key].value, &c) == nil && c.Name == name {
-			snap.Controllers = append(snap.Controllers, c)
-		}
+		e := s.keys[key]
+		entries = append(entries, election.Entry{Key: key, Value: e.value, Version: e.version, Lease: e.lease})
 	}
-	if e, ok := s.keys["request"]; ok {
-		snap.RequestVer = e.version
-		var r election.Request
-		if json.Unmarshal(e.value, &r) == nil {
-			snap.Request = &r
-		}
-	}
-	if e, ok := s.keys["pause"]; ok {
-		snap.PauseVer = e.version
-		var p election.Pause
-		if json.Unmarshal(e.value, &p) != nil {
-			p = election.Pause{By: "a pause key that can't be read"}
-		}
-		snap.Pause = &p
-	}
-	if e, ok := s.keys["heir"]; ok {
-		snap.HeirVersion = e.version
-		if h, err := election.DecodeHeir(e.value); err == nil {
-			snap.Heir = &h
-		}
-	}
+	snap := election.SnapshotOf(entries)
+	snap.Origin = s.origin
 	return snap, nil
 }
 

@@ -28,6 +28,11 @@ func claim(t *testing.T, c *electiontest.Client, ttl time.Duration, term electio
 	return lease
 }
 
+func hold(ctx context.Context, c *electiontest.Client, lease election.LeaseID, beat bool) error {
+	_, err := c.Hold(ctx, election.Hold{Lease: lease, Beat: beat})
+	return err
+}
+
 func TestLeaseEndsInFakeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := electiontest.NewStore()
@@ -39,7 +44,7 @@ func TestLeaseEndsInFakeTime(t *testing.T) {
 		lease := claim(t, a, time.Hour, 1, 0)
 		<-hints
 		time.Sleep(time.Hour - time.Second)
-		if err := a.Renew(ctx, election.Renewal{Lease: lease, Hold: true}); err != nil {
+		if err := hold(ctx, a, lease, false); err != nil {
 			t.Fatal(err)
 		}
 		renewed := time.Now()
@@ -50,7 +55,7 @@ func TestLeaseEndsInFakeTime(t *testing.T) {
 		if keys := store.Keys(); len(keys) != 1 {
 			t.Errorf("left over: %v, want the term key alone", keys)
 		}
-		if err := a.Renew(ctx, election.Renewal{Lease: lease}); !errors.Is(err, election.ErrLost) {
+		if err := a.Renew(ctx, lease); !errors.Is(err, election.ErrLost) {
 			t.Errorf("renewal of a lease that has ended: %v, want ErrLost", err)
 		}
 	})
@@ -186,7 +191,7 @@ func TestStrangerAndRewind(t *testing.T) {
 		a := store.Client("ctl-a")
 		lease := claim(t, a, time.Hour, 7, 0)
 		store.Overwrite("active", "mine")
-		if err := a.Renew(t.Context(), election.Renewal{Lease: lease, Hold: true}); !errors.Is(err, election.ErrLost) {
+		if err := hold(t.Context(), a, lease, false); !errors.Is(err, election.ErrLost) {
 			t.Errorf("renewal after a stranger's write: %v, want ErrLost", err)
 		}
 		store.Rewind(3)

@@ -1,0 +1,155 @@
+package electiontest_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/election/electiontest"
+)
+
+// TestPresenceTakesANameThatNobodyHas: what keeps a process from its name, and for how long.
+func TestPresenceTakesANameThatNobodyHas(t *testing.T) {
+	const ttl, slack = 5 * time.Second, 10 * time.Second
+	for name, test := range map[string]struct {
+		lease   time.Duration // of the existing status; zero: it is bound to none
+		renewed bool
+		want    time.Duration // at the latest
+		taken   bool
+	}{
+		"bound to no lease":      {want: time.Second},
+		"about to end":           {lease: 2 * ttl, want: 2*ttl + time.Second},
+		"kept by the slack":      {lease: ttl + slack, want: ttl + slack + time.Second},
+		"renewed by its process": {lease: ttl, renewed: true, want: 2*(ttl+slack) + 3*time.Second, taken: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := electiontest.NewStore()
+				traits := store.Client("us").Traits()
+				traits.ExpirySlack = slack
+				store.SetTraits(traits)
+				other, us := store.Client("other"), store.Client("us")
+				status := election.Controller{Name: "ctl-a", Incarnation: "other"}.Encode()
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				if test.lease == 0 {
+					store.Overwrite(election.ControllerKey("ctl-a"), string(status))
+				} else {
+					lease, err := other.Grant(ctx, test.lease)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := other.Put(ctx, election.Put{Key: election.ControllerKey("ctl-a"), Value: status, Lease: lease}); err != nil {
+						t.Fatal(err)
+					}
+					if test.renewed {
+						go func() {
+							for other.Renew(ctx, lease) == nil {
+								time.Sleep(ttl / 3)
+							}
+						}()
+					}
+				}
+				begun := time.Now()
+				p := &election.Presence{
+					Store: us, TTL: ttl, Names: []string{election.ControllerKey("ctl-a")},
+					Owner:   func(v []byte) election.Owner { return election.Owner{Ours: string(v) == "us"} },
+					Entered: func(string) { stop() },
+				}
+				p.Set(election.ControllerKey("ctl-a"), []byte("us"))
+				err := p.Run(ctx)
+				took := time.Since(begun)
+				if test.taken != errors.Is(err, election.ErrNameTaken) || took > test.want {
+					t.Errorf("ended with %v after %v, want taken %v within %v", err, took, test.taken, test.want)
+				}
+				stop()
+				synctest.Wait()
+				time.Sleep(ttl)
+			})
+		})
+	}
+}
+
+// TestPresenceEntersTheNamesThatAreFree: a name that another process has keeps this one from that name and from the keys
+// that are no names, and from nothing else.
+func TestPresenceEntersTheNamesThatAreFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 5 * time.Second
+		store := electiontest.NewStore()
+		other, us := store.Client("other"), store.Client("us")
+		lease, err := other.Grant(t.Context(), 2*ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Put(t.Context(), election.Put{Key: "agents/taken", Value: []byte("other"), Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		p := &election.Presence{
+			Store: us, TTL: ttl, Names: []string{"agents/free", "agents/taken"},
+			Owner: func(v []byte) election.Owner { return election.Owner{Ours: string(v) == "us"} },
+		}
+		for _, key := range []string{"agents/free", "agents/taken", "role/us"} {
+			p.Set(key, []byte("us"))
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { _ = p.Run(ctx) }() // the checks below see how far it got
+		want := func(what string, free, taken, role string) {
+			t.Helper()
+			if f, n, r := store.Value("agents/free"), store.Value("agents/taken"), store.Value("role/us"); f != free || n != taken || r != role {
+				t.Errorf("%s: %q, %q and %q, want %q, %q and %q", what, f, n, r, free, taken, role)
+			}
+		}
+		time.Sleep(ttl)
+		want("while the other's lease lasts", "us", "other", "")
+		time.Sleep(2 * ttl)
+		want("after its end", "us", "us", "us")
+		stop()
+		synctest.Wait()
+		want("after ours", "", "", "")
+	})
+}
+
+// TestPresenceWritesWhatHasChanged: changes are gathered, a value that has changed back is not written, and a value that
+// somebody else took care of meanwhile is.
+func TestPresenceWritesWhatHasChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := electiontest.NewStore()
+		us := store.Client("us")
+		p := &election.Presence{Store: us, TTL: time.Minute, Gather: func() time.Duration { return time.Second }}
+		p.Set("role/us", []byte("passive"))
+		ctx, stop := context.WithCancel(t.Context())
+		writes := func(what string, n int, change func()) {
+			t.Helper()
+			before := us.Calls("Put") // the change may be written at once
+			change()
+			time.Sleep(2 * time.Second)
+			if got := us.Calls("Put") - before; got != n {
+				t.Errorf("%s: %d writes, want %d", what, got, n)
+			}
+		}
+		set := func(values ...string) func() {
+			return func() {
+				for _, v := range values {
+					p.Set("role/us", []byte(v))
+				}
+			}
+		}
+		writes("the first", 1, func() {
+			go func() { _ = p.Run(ctx) }() // the checks below see how far it got
+		})
+		writes("there and back", 0, set("active", "passive"))
+		writes("two in a row", 1, set("active", "idle"))
+		p.Unset("role/us")
+		store.Overwrite("role/us", "active")
+		writes("not ours", 0, func() {})
+		writes("ours again", 1, set("idle"))
+		if got := store.Value("role/us"); got != "idle" {
+			t.Errorf("it is %q", got)
+		}
+		stop()
+		synctest.Wait()
+	})
+}
