@@ -13,7 +13,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// TestLeastPrivilege: who may do what with the very commands of deploy/etcd/README.md, authentication on.
+// TestLeastPrivilege: who may do what with the very commands of deploy/etcd/README.md,
+// authentication on.
 func TestLeastPrivilege(t *testing.T) {
 	c := etcdtest.Start(t, 1)
 	h := newHarness(t, c)
@@ -66,13 +67,13 @@ func TestLeastPrivilege(t *testing.T) {
 		t.Helper()
 		snap, err := s.Read(ctx)
 		must(err)
-		for _, key := range []string{"active", "url", "term", "beat", "role/ctl-b", "controllers/ctl-a", "request", "pause", "settings", "agents/agt-2", "agents/agt-11"} {
+		for _, key := range []string{"active", "url", "term", "beat", "role/ctl-b", "controllers/ctl-a", "request", "pause", "agents/agt-2", "agents/agt-11"} {
 			denied(who, "write of "+key, s.Put(ctx, election.Put{Key: key, Value: []byte("{}")}))
 			denied(who, "deletion of "+key, s.Delete(ctx, key, 0))
 		}
 		denied(who, "end of the lease", s.Revoke(ctx, lease))
 		denied(who, "publication", s.Publish(ctx, lease, record))
-		denied(who, "release", s.Release(ctx, lease, snap.Breadcrumb))
+		denied(who, "release", s.Release(ctx, election.Release{Lease: lease, Breadcrumb: snap.Breadcrumb}))
 		mine, err := s.Grant(ctx, time.Minute)
 		must(err)
 		denied(who, "claim", s.Claim(ctx, election.Claim{Lease: mine, Active: record, Breadcrumb: snap.Breadcrumb, TermVersion: snap.TermVersion}))
@@ -87,9 +88,17 @@ func TestLeastPrivilege(t *testing.T) {
 	must(err)
 	absent := election.Version(0)
 	must(agent.Put(ctx, election.Put{Key: "agents/agt-1", Value: []byte("{}"), Lease: presence, If: &absent}))
-	must(agent.Renew(ctx, election.Renewal{Lease: presence}))
+	must(agent.Renew(ctx, presence))
 	intruder("an agentwatch", agent)
 	must(agent.Revoke(ctx, presence))
+	host := open("orders-vip-1")
+	presence, err = host.Grant(ctx, time.Minute)
+	must(err)
+	must(host.Put(ctx, election.Put{Key: "vips/vip-1", Value: []byte("{}"), Lease: presence, If: &absent}))
+	must(host.Renew(ctx, presence))
+	intruder("tanist vip", host)
+	denied("tanist vip", "write of another's status", host.Put(ctx, election.Put{Key: "vips/vip-2", Value: []byte("{}")}))
+	must(host.Revoke(ctx, presence))
 	proxy := open("orders-proxy")
 	intruder("a proxy", proxy)
 	denied("a proxy", "write of an agent's status", proxy.Put(ctx, election.Put{Key: "agents/agt-1", Value: []byte("{}")}))

@@ -1,33 +1,51 @@
-// Package etcd carries elections in etcd.
+// Package etcd stores elections in etcd.
 //
-// A [Store] is an [election.Backend] for one cluster. It has no timing policy and renews nothing by itself. What it adds
-// to plain requests is what keeps one dead etcd member from costing a lease:
+// A [Store] is an [election.Backend] for one cluster. It has no timing policy and starts no
+// renewals. What it adds to plain requests keeps one dead etcd member from costing a lease:
 //
-//   - There is one client per endpoint, not one for all. Reads, renewals and other requests that may be repeated are
-//     hedged: when an endpoint has not answered after a moment, the next is asked too, and the first answer counts.
-//   - A transaction that must not be carried out twice goes to one endpoint. The next one is tried only when it is
-//     certain that the request never left this host. Everything else is an unknown outcome, to be resolved by reading.
-//   - Every request is bounded. The client library's own calls wait for a connection for as long as their context lives.
+//   - There is one client per endpoint. Reads, renewals and other repeatable requests are hedged.
+//     A transaction that must not run twice goes to one endpoint, and its failure is an unknown
+//     outcome, to be resolved by reading. Why: docs/decisions/0012-one-etcd-client-per-endpoint.md.
+//   - Every request is bounded.
 //
 // # What is guaranteed
 //
-// Ownership is that the role key is bound to a lease, nothing else: values can be copied, revisions are rewound by a
-// restore from backup. Every claim, publication and release is one transaction that compares it. Every read is one
-// linearizable transaction. A renewal that proves to hold prolongs the lease first and compares then.
+// A controller is the owner if and only if the role key is bound to its lease: values can be
+// copied, and a restore from backup rewinds revisions. Every claim, publication and release is one
+// transaction that compares the binding. Every read is one linearizable transaction. A renewal that
+// proves ownership first prolongs the lease and then compares.
 //
-// # Traps of etcd that this package steps around
+// # Traps of etcd that this package avoids
 //
-// A transaction that has comparisons but no operations is served from the local, possibly stale, state of one member; so
-// a comparison here always comes with a linearizable get. A plain put unbinds a key from its lease. Watches stall without
-// an error when a member is cut off; so they demand a leader, are re-established when their connection or their
-// endpoint changes, and are only ever a hint, except in [Store.Follow], which also reads again. The keepalive
-// loop of the client library and its sessions learn of a loss up to a second late, and are not used. With a user and a
-// password, the client library asks for a new token for every stream (each costs the server a password hash), and can't
-// be created while a server is away; so this package keeps the tokens itself.
+// A transaction with comparisons but no operations is served from the local, possibly stale, state
+// of one member; so a comparison here always comes with a linearizable get. A plain put unbinds a
+// key from its lease. Watches stall without an error when a member is cut off. So they require a
+// leader, are re-established when their connection or endpoint changes, and only ever give hints,
+// except in [Store.Follow], which also rereads. The client library's keepalive loop and sessions
+// detect a loss up to a second late and are not used
+// (docs/decisions/0004-no-session-library-as-a-clock.md).
 //
 // # What is not guaranteed
 //
-// etcd keeps a lease for at least its TTL after each renewal, and longer when its own leader changes: then every lease
-// starts over. Versions before 3.4.38, 3.5.23 and 3.6.5 may drop a lease early or acknowledge a renewal of one that
-// is gone; [Store.Warning] says so. Two etcd clusters behind the endpoints of one configuration are two stores.
+// etcd keeps a lease for at least its TTL after each renewal, and longer when its own leader
+// changes: then every lease starts over. Versions before 3.4.38, 3.5.23 and 3.6.5 may drop a lease
+// early or acknowledge the renewal of a lease that is gone; [Store.Warning] reports that. Two etcd
+// clusters behind the endpoints of one configuration are two stores.
+//
+// An etcd whose quota is used up serves reads and renewals and refuses writes
+// ([election.ErrReadOnly]): a reign that beats ends, any other continues, and nobody can claim.
+// [Store.Warning] warns long before.
+//
+// # Usage
+//
+//	s, err := etcd.Open(etcd.Config{
+//		Cluster: "orders", Endpoints: []string{"https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"},
+//		Username: "tanist-orders", PasswordFile: "/run/secrets/etcd", TLS: election.TrustFiles{CAFile: "/etc/tanist/ca.pem"},
+//	})
+//	if err != nil {
+//		return err // a mistake in the configuration: Open does not connect
+//	}
+//	defer s.Close()
+//	elector := &election.Elector{Backend: s, …} // a sidecar
+//	sightings := s.Follow(ctx)                  // an agentwatch or a proxy
 package etcd

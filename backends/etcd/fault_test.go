@@ -2,18 +2,9 @@ package etcd
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,14 +17,14 @@ import (
 	"github.com/tanist/tanist/election/electiontest"
 )
 
-// renewals renews n times, every 100 ms, with the time-out of one attempt each, and returns how many failed and the
-// longest time that one took.
+// renewals renews n times, every 100 ms, with the time-out of one attempt each, and returns how
+// many failed and the longest time that one took.
 func renewals(t *testing.T, s *Store, lease election.LeaseID, n int, attempt time.Duration) (failed int, slowest time.Duration) {
 	t.Helper()
 	for range n {
 		ctx, cancel := context.WithTimeout(t.Context(), attempt)
 		start := time.Now()
-		err := s.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		err := renewed(ctx, s, lease, true)
 		slowest = max(slowest, time.Since(start))
 		cancel()
 		if errors.Is(err, election.ErrLost) {
@@ -60,7 +51,7 @@ func TestOneMemberAwayCostsNoRenewal(t *testing.T) {
 			s := newHarness(t, c).open(t, c.Endpoints()...)
 			lease := hold(t, s, 30*time.Second)
 			member := (c.Leader(t) + 1) % 3
-			s.first.Store(int32(member)) // the host works with the member that goes away
+			s.hedge.Prefer(member) // the host works with the member that goes away
 			if failed, _ := renewals(t, s, lease, 3, time.Second); failed > 0 {
 				t.Skipf("NOT TESTED: %d of 3 renewals failed while all members were there", failed)
 			}
@@ -91,8 +82,8 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 
 	t.Run("refused", func(t *testing.T) {
 		s := h.open(t, "http://"+refused.Addr().String(), c.Endpoints()[0])
-		s.first.Store(0)
-		if err := s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "settings", Value: []byte("1")}); err != nil {
+		s.hedge.Prefer(0)
+		if err := s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "heir", Value: []byte("1")}); err != nil {
 			t.Errorf("put with the first endpoint dead: %v", err)
 		}
 	})
@@ -111,7 +102,7 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	warm := func(t *testing.T) {
 		t.Helper()
 		held.Heal()
-		s.first.Store(0)
+		s.hedge.Prefer(0)
 		if err := s.endpoints[0].do(ctxFor(t, 20*time.Second), &attempt{}, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.Get(ctx, "x")
 			return err
@@ -157,11 +148,11 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	})
 }
 
-// reads is how many reads the server has answered, by its own metrics.
-func (h *harness) reads(t *testing.T, c *etcdtest.Cluster) (n int) {
+// handled is how many requests the server has answered, by its own metrics.
+func (h *harness) handled(t *testing.T, c *etcdtest.Cluster, method string) (n int) {
 	t.Helper()
 	for line := range strings.Lines(c.Metrics(t, 0)) {
-		if value, ok := strings.CutPrefix(line, `grpc_server_handled_total{grpc_code="OK",grpc_method="Range",`); ok {
+		if value, ok := strings.CutPrefix(line, `grpc_server_handled_total{grpc_code="OK",grpc_method="`+method+`",`); ok {
 			_, value, _ = strings.Cut(value, "} ")
 			if _, err := fmt.Sscan(value, &n); err != nil {
 				t.Fatal(err)
@@ -181,11 +172,11 @@ func TestPublicationAfterLoss(t *testing.T) {
 	s.wrote("", 0) // as after a restart: it has to look
 	link.HoldReplies()
 	published := make(chan error, 1)
-	reads := h.reads(t, c)
+	reads := h.handled(t, c, "Range")
 	go func() {
 		published <- s.Publish(ctxFor(t, 20*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
 	}()
-	for h.reads(t, c) == reads { // until the publication has looked, and its look is on its way back
+	for h.handled(t, c, "Range") == reads { // until the publication has looked, and its look is on its way back
 		time.Sleep(time.Millisecond)
 	}
 	if err := rival.Delete(ctxFor(t, 20*time.Second), "active", 0); err != nil {
@@ -198,6 +189,34 @@ func TestPublicationAfterLoss(t *testing.T) {
 	}
 	if snap, err := rival.Read(ctxFor(t, 20*time.Second)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
 		t.Errorf("the role key: %+v bound to %q, %v", snap.Active, snap.ActiveLease, err)
+	}
+}
+
+// A publication that was given up, and arrives after a later one, undoes nothing.
+func TestLatePublicationUndoesNothing(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	h := newHarness(t, c)
+	s, link := h.openLinked(t)
+	other := h.open(t, c.Endpoints()...)
+	lease := hold(t, s, time.Minute)
+	record := election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}
+	link.Hold()
+	if err := s.Publish(ctxFor(t, 300*time.Millisecond), lease, record); err == nil || errors.Is(err, election.ErrLost) {
+		t.Fatalf("publication that does not arrive: %v", err)
+	}
+	before := h.handled(t, c, "Txn")
+	record.State = election.StateStopping
+	if err := other.Publish(ctxFor(t, 20*time.Second), lease, record); err != nil {
+		t.Fatal(err)
+	}
+	link[0].PassOne()
+	for late := time.Now().Add(20 * time.Second); h.handled(t, c, "Txn") < before+2; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the late publication did not arrive")
+		}
+	}
+	if snap, err := other.Read(ctxFor(t, 20*time.Second)); err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
+		t.Errorf("a late publication made the role key %+v, %v", snap.Active, err)
 	}
 }
 
@@ -220,15 +239,15 @@ func TestPublicationAfterLossFromMemory(t *testing.T) {
 	}
 }
 
-// Without a quorum nothing may be confirmed: the leader answers from memory for a while, and comparisons in a
-// transaction without operations are answered from the state of one member.
+// Without a quorum nothing may be confirmed: the leader answers from memory for a while, and
+// comparisons in a transaction without operations are answered from the state of one member.
 func TestWithoutQuorumNothingIsConfirmed(t *testing.T) {
 	c := etcdtest.Start(t, 3)
 	s := newHarness(t, c).open(t, c.Endpoints()...)
 	lease := hold(t, s, 60*time.Second)
 	leader := c.Leader(t)
-	s.first.Store(int32(leader))
-	if err := s.Renew(ctxFor(t, 20*time.Second), election.Renewal{Lease: lease, Hold: true}); err != nil {
+	s.hedge.Prefer(leader)
+	if err := renewed(ctxFor(t, 20*time.Second), s, lease, false); err != nil {
 		t.Fatal(err)
 	}
 	for i := range c.Len() {
@@ -238,7 +257,7 @@ func TestWithoutQuorumNothingIsConfirmed(t *testing.T) {
 		}
 	}
 	for i, attempt := range []time.Duration{300 * time.Millisecond, 300 * time.Millisecond, 2 * time.Second} {
-		if err := s.Renew(ctxFor(t, attempt), election.Renewal{Lease: lease, Hold: true}); err == nil || errors.Is(err, election.ErrLost) {
+		if err := renewed(ctxFor(t, attempt), s, lease, false); err == nil || errors.Is(err, election.ErrLost) {
 			t.Errorf("renewal %d without a quorum: %v, want an unknown error", i, err)
 		}
 		if _, err := s.Read(ctxFor(t, attempt)); err == nil {
@@ -286,7 +305,7 @@ func TestPasswords(t *testing.T) {
 		t.Fatalf("sighting after the claim: %+v", got)
 	}
 	time.Sleep(4 * time.Second) // the token has ended
-	if err := s.Renew(ctxFor(t, 10*time.Second), election.Renewal{Lease: lease, Hold: true, Beat: true}); err != nil {
+	if err := renewed(ctxFor(t, 10*time.Second), s, lease, true); err != nil {
 		t.Errorf("renewal after the end of the token: %v", err)
 	}
 	time.Sleep(4 * time.Second)
@@ -316,58 +335,9 @@ func TestPasswords(t *testing.T) {
 	}
 }
 
-// certificates writes ca.pem, and a key pair for 127.0.0.1 signed by it, and returns what a client needs.
-func certificates(t *testing.T, dir string) *tls.Config {
-	t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	write := func(name, kind string, der []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test ca"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	caKey, leafKey := key(), key()
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "ana"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(leafKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write("ca.pem", "CERTIFICATE", caDER)
-	write("cert.pem", "CERTIFICATE", leafDER)
-	write("key.pem", "EC PRIVATE KEY", keyDER)
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}))
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-}
-
 func TestMutualTLS(t *testing.T) {
 	dir := t.TempDir()
-	client := certificates(t, dir)
+	client := electiontest.Certificates(t, dir)
 	c := etcdtest.Start(t, 1, etcdtest.WithTLS(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")))
 	s, err := Open(Config{Cluster: "orders", Endpoints: c.Endpoints(), TLS: client})
 	if err != nil {
@@ -382,11 +352,11 @@ func TestMutualTLS(t *testing.T) {
 	if got := s.Versions(ctxFor(t, 10*time.Second)); got[0].Err != nil {
 		t.Errorf("version: %v", got[0].Err)
 	}
-	for name, config := range map[string]*tls.Config{
-		"no certificate":    {RootCAs: client.RootCAs, MinVersion: tls.VersionTLS12},
-		"unknown authority": {Certificates: client.Certificates, MinVersion: tls.VersionTLS12},
+	for name, files := range map[string]election.TrustFiles{
+		"no certificate":    {CAFile: client.CAFile},
+		"unknown authority": {CertFile: client.CertFile, KeyFile: client.KeyFile},
 	} {
-		stranger, err := Open(Config{Cluster: "orders", Endpoints: c.Endpoints(), TLS: config})
+		stranger, err := Open(Config{Cluster: "orders", Endpoints: c.Endpoints(), TLS: files})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,21 +12,21 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// followAttempt bounds the first read of a follower; those after a failure have callLimit.
+// followAttempt bounds the first read of a feed. Reads after a failure have callLimit.
 const followAttempt = 2 * time.Second
 
-// follower keeps one consumer told of the role key.
-type follower struct {
+// feed keeps one consumer informed of the role key.
+type feed struct {
 	s    *Store
 	out  chan election.Sighting
 	last election.Sighting
 
 	known bool
-	mod   int64 // revision of the role key as last told; zero: absent
+	mod   int64 // revision of the role key as last sent; zero: absent
 	upTo  int64 // the store's revision up to which the role key is known
 }
 
-func (f *follower) run(ctx context.Context) {
+func (f *feed) run(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
 		limit := followAttempt
 		if failures > 0 {
@@ -48,7 +48,7 @@ func (f *follower) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		f.s.log.Debug().Err(err).Msg("the watch of the role key ended; starting another")
+		f.s.log.Debug().Err(err).Msg("watch broke; retrying")
 		if time.Since(began) > stay {
 			failures = 0
 		}
@@ -59,17 +59,17 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-func (f *follower) read(ctx context.Context, limit time.Duration) (*clientv3.GetResponse, error) {
+func (f *feed) read(ctx context.Context, limit time.Duration) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return hedge(ctx, f.s, "read the role key", func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
-		return c.Get(ctx, f.s.root+"active")
+		return c.Get(ctx, f.s.root+election.ActiveKey)
 	})
 }
 
-// seen takes over what a linearizable read got. That is the truth, whatever revisions were seen before: a store that was
-// restored from a backup counts from lower ones.
-func (f *follower) seen(resp *clientv3.GetResponse) {
+// seen records the result of a linearizable read. The read is the truth, whatever revisions came
+// before: a store that was restored from a backup counts from lower ones.
+func (f *feed) seen(resp *clientv3.GetResponse) {
 	var kv *mvccpb.KeyValue
 	if len(resp.Kvs) > 0 {
 		kv = resp.Kvs[0]
@@ -78,8 +78,8 @@ func (f *follower) seen(resp *clientv3.GetResponse) {
 	f.upTo = resp.Header.Revision
 }
 
-// tell passes on the present role key (nil: absent) if that is news.
-func (f *follower) tell(kv *mvccpb.KeyValue) {
+// tell sends the current role key (nil: absent) if it has changed.
+func (f *feed) tell(kv *mvccpb.KeyValue) {
 	var mod int64
 	if kv != nil {
 		mod = kv.ModRevision
@@ -96,32 +96,17 @@ func (f *follower) tell(kv *mvccpb.KeyValue) {
 	} else {
 		f.last.Active = &a
 	}
-	f.offer()
+	f.last.Offer(f.out)
 }
 
-func (f *follower) fail(err error) {
+func (f *feed) fail(err error) {
 	f.last.Err, f.last.At = err, time.Now()
-	f.offer()
+	f.last.Offer(f.out)
 }
 
-// offer replaces a sighting that was not received.
-func (f *follower) offer() {
-	for {
-		select {
-		case f.out <- f.last:
-			return
-		default:
-		}
-		select {
-		case <-f.out:
-		default:
-		}
-	}
-}
-
-// tail passes on what a watch shows, and reads again now and then, until either breaks.
-func (f *follower) tail(ctx context.Context) error {
-	w, err := f.s.watch(ctx, watched{key: "active", options: []clientv3.OpOption{clientv3.WithRev(f.upTo + 1)}})
+// tail forwards what a watch reports, and rereads periodically, until either breaks.
+func (f *feed) tail(ctx context.Context) error {
+	w, err := f.s.watch(ctx, watched{key: election.ActiveKey, options: []clientv3.OpOption{clientv3.WithRev(f.upTo + 1)}})
 	if err != nil {
 		return err
 	}
@@ -129,7 +114,7 @@ func (f *follower) tail(ctx context.Context) error {
 	type result struct {
 		resp *clientv3.GetResponse
 		err  error
-		upTo int64 // as it was when the read began
+		upTo int64 // at the start of the read
 	}
 	reads := make(chan result, 1)
 	every := func() time.Duration { return f.s.reread*3/4 + rand.N(f.s.reread/2) }
@@ -153,7 +138,7 @@ func (f *follower) tail(ctx context.Context) error {
 			case r.resp.Header.Revision < r.upTo:
 				f.seen(r.resp)
 				return errors.New("the store's revisions were rewound")
-			case r.resp.Header.Revision >= f.upTo: // else the watch has shown something newer meanwhile
+			case r.resp.Header.Revision >= f.upTo: // otherwise the watch has already reported something newer
 				f.seen(r.resp)
 			}
 			timer.Reset(every())

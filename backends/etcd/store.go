@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -10,10 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -21,14 +20,19 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Store is one cluster in etcd. It implements [election.Backend]. All methods may be called from any goroutine.
+// Store is one cluster in etcd. It implements [election.Backend]. All methods may be called from
+// any goroutine.
 type Store struct {
 	root      string // "/tanist/orders/"
+	all       string // "/tanist/"
 	endpoints []*endpoint
-	first     atomic.Int32 // index of the endpoint to ask first
+	hedge     election.Hedge
 	reread    time.Duration
 	dial      time.Duration
-	log       zerolog.Logger
+
+	manyRevisions int64 // see the constant; tests lower it
+
+	log zerolog.Logger
 
 	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
@@ -41,7 +45,7 @@ type Store struct {
 	running sync.WaitGroup
 }
 
-// written is what is known of the role key since this process last wrote it.
+// written is the role key as this process last wrote it.
 type written struct {
 	lease   election.LeaseID
 	version election.Version
@@ -49,42 +53,55 @@ type written struct {
 
 var _ election.Backend = (*Store)(nil)
 
-// Open checks the configuration and returns the store. It does not connect: etcd may be away for now.
+// Open checks the configuration and returns the store. It does not connect, so etcd may be away.
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	trust, err := election.OpenTrust(cfg.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use etcd.tls: %v", err)
+	}
+	secret, err := election.OpenCredential(cfg.PasswordFile, cfg.Password)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use etcd.password_file: %v", err)
+	}
 	s := &Store{
-		root:   strings.TrimSuffix(cfg.Prefix, "/") + "/" + cfg.Cluster + "/",
-		reread: cfg.RereadEvery, dial: cfg.DialTimeout, log: cfg.Log,
+		root: election.ClusterPath(cfg.Prefix, cfg.Cluster), all: strings.TrimSuffix(cfg.Prefix, "/") + "/",
+		reread: cfg.RereadEvery, dial: cfg.DialTimeout, manyRevisions: manyRevisions, log: cfg.Log,
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	for _, url := range cfg.Endpoints {
-		e, err := newEndpoint(s.ctx, url, &cfg)
+	for i, url := range cfg.Endpoints {
+		e, err := newEndpoint(s.ctx, i, &cfg, trust, secret)
 		if err != nil {
 			_ = s.Close()
 			return nil, fmt.Errorf("cannot use the etcd endpoint %s: %v", url, err)
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
-	s.first.Store(rand.Int32N(int32(len(s.endpoints)))) // spread the hosts over the members
+	s.hedge.Endpoints, s.hedge.Go = len(s.endpoints), s.spawn
+	s.hedge.Down = func(i int) bool { return s.endpoints[i].down() }
+	s.hedge.Prefer(rand.N(len(s.endpoints))) // spread the hosts over the members
+	s.hedge.Moved = func(from, to int) {
+		s.log.Debug().Str("from", s.endpoints[from].url).Str("to", s.endpoints[to].url).Msg("preferring another etcd endpoint")
+	}
 	return s, nil
 }
 
-// Close ends the connections and everything that is still under way. It returns when nothing is.
+// Close ends the connections and everything that still runs, and returns once nothing does.
 func (s *Store) Close() error {
 	s.closing.Lock()
 	s.closed = true
 	s.closing.Unlock()
 	s.cancel()
 	for _, e := range s.endpoints {
-		_ = e.client.Close() // it only ever says that its context was cancelled
+		_ = e.client.Close() // its only error is that its context was cancelled
 	}
 	s.running.Wait()
 	return nil
 }
 
-// ErrClosed is the answer to a call after Close.
+// ErrClosed is the error of a call after Close.
 var ErrClosed = errors.New("the store was closed")
 
 // spawn runs f in a goroutine that Close waits for.
@@ -98,18 +115,8 @@ func (s *Store) spawn(f func()) error {
 	return nil
 }
 
-// Traits implements [election.Backend]: etcd with its default heartbeat of 100 ms and election time-out of 1 s.
-func (s *Store) Traits() election.Traits {
-	return election.Traits{
-		Name:        "etcd",
-		MinTTL:      2 * time.Second,                     // ceil(3/2 of the election time-out)
-		ExpirySlack: 500*time.Millisecond + expiryCommit, // leases are looked at every 500 ms
-		LeaderGap:   1800 * time.Millisecond,
-	}
-}
-
-// expiryCommit is the allowance for the commit of a lease's end, which etcd proposes like any other write.
-const expiryCommit = 200 * time.Millisecond
+// Traits implements [election.Backend].
+func (s *Store) Traits() election.Traits { return election.EtcdTraits() }
 
 // leaseID and leaseOf convert between etcd's ids and their text, which is etcdctl's.
 func leaseID(l election.LeaseID) (clientv3.LeaseID, error) {
@@ -130,84 +137,30 @@ func leaseOf(n int64) election.LeaseID {
 // Read implements [election.Backend].
 func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 	return hedge(ctx, s, "read", func(ctx context.Context, c *clientv3.Client) (election.Snapshot, error) {
-		resp, err := c.Txn(ctx).Then(
-			clientv3.OpGet(s.root+"active"),
-			clientv3.OpGet(s.root+"beat"),
-			clientv3.OpGet(s.root+"term"),
-			clientv3.OpGet(s.root+"controllers/", clientv3.WithPrefix()),
-			clientv3.OpGet(s.root+"request"),
-			clientv3.OpGet(s.root+"pause"),
-			clientv3.OpGet(s.root+"heir"),
-		).Commit()
+		var ops []clientv3.Op
+		for _, key := range election.SnapshotKeys() {
+			ops = append(ops, clientv3.OpGet(s.root+key))
+		}
+		resp, err := c.Txn(ctx).Then(append(ops, clientv3.OpGet(s.root+election.ControllerPrefix, clientv3.WithPrefix()))...).Commit()
 		if err != nil {
 			return election.Snapshot{}, err
 		}
-		kvs := make([][]*mvccpb.KeyValue, len(resp.Responses))
-		for i, r := range resp.Responses {
-			kvs[i] = r.GetResponseRange().GetKvs()
+		var entries []election.Entry
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().GetKvs() {
+				entries = append(entries, s.entry(kv))
+			}
 		}
-		return s.snapshot(kvs)
+		snap := election.SnapshotOf(entries)
+		snap.Origin = originOf(resp.Header)
+		return snap, nil
 	})
-}
-
-// snapshot understands what Read got, in the order in which it asked.
-func (s *Store) snapshot(kvs [][]*mvccpb.KeyValue) (election.Snapshot, error) {
-	var snap election.Snapshot
-	if len(kvs) != 7 {
-		return snap, fmt.Errorf("%d answers to 7 questions", len(kvs))
-	}
-	for _, kv := range kvs[0] {
-		snap.ActiveLease, snap.ActiveVersion = leaseOf(kv.Lease), election.Version(kv.ModRevision)
-		if a, err := election.DecodeActive(kv.Value); err != nil {
-			snap.ActiveBad = err
-		} else {
-			snap.Active = &a
-		}
-	}
-	for _, kv := range kvs[1] {
-		snap.Beat = election.Version(kv.ModRevision)
-	}
-	for _, kv := range kvs[2] {
-		b, err := election.DecodeBreadcrumb(kv.Value)
-		if err != nil {
-			return election.Snapshot{}, err
-		}
-		snap.Breadcrumb, snap.TermVersion = b, election.Version(kv.ModRevision)
-	}
-	for _, kv := range kvs[3] {
-		var c election.Controller
-		if json.Unmarshal(kv.Value, &c) == nil && s.root+"controllers/"+c.Name == string(kv.Key) {
-			snap.Controllers = append(snap.Controllers, c)
-		}
-	}
-	for _, kv := range kvs[4] {
-		snap.RequestVer = election.Version(kv.ModRevision)
-		var r election.Request
-		if json.Unmarshal(kv.Value, &r) == nil {
-			snap.Request = &r
-		}
-	}
-	for _, kv := range kvs[5] {
-		snap.PauseVer = election.Version(kv.ModRevision)
-		var p election.Pause
-		if json.Unmarshal(kv.Value, &p) != nil {
-			p = election.Pause{By: "a pause key that can't be read"} // somebody wanted a pause
-		}
-		snap.Pause = &p
-	}
-	for _, kv := range kvs[6] {
-		snap.HeirVersion = election.Version(kv.ModRevision)
-		if h, err := election.DecodeHeir(kv.Value); err == nil {
-			snap.Heir = &h
-		}
-	}
-	return snap, nil
 }
 
 // Grant implements [election.Backend]. ttl is rounded up to seconds.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (election.LeaseID, error) {
 	seconds := int64(math.Ceil(ttl.Seconds()))
-	// It may be repeated: a lease too many ends by itself.
+	// The request is repeatable: a superfluous lease expires by itself.
 	return hedge(ctx, s, "grant a lease", func(ctx context.Context, c *clientv3.Client) (election.LeaseID, error) {
 		resp, err := c.Grant(ctx, seconds)
 		if err != nil {
@@ -221,33 +174,58 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (election.LeaseID,
 }
 
 // Renew implements [election.Backend].
-func (s *Store) Renew(ctx context.Context, r election.Renewal) error {
-	id, err := leaseID(r.Lease)
+func (s *Store) Renew(ctx context.Context, lease election.LeaseID) error {
+	id, err := leaseID(lease)
 	if err != nil {
 		return fmt.Errorf("cannot renew: %w", err)
 	}
 	_, err = hedge(ctx, s, "renew", func(ctx context.Context, c *clientv3.Client) (struct{}, error) {
-		if _, err := c.KeepAliveOnce(ctx, id); err != nil || !r.Hold {
-			return struct{}{}, err
-		}
-		// The get makes the server confirm with a quorum; comparisons alone are answered from local state.
-		proof := clientv3.OpGet(s.root+"active", clientv3.WithKeysOnly())
-		then := proof
-		if r.Beat {
-			then = clientv3.OpPut(s.root+"beat", "", clientv3.WithLease(id))
-		}
-		resp, err := c.Txn(ctx).If(s.bound(id)).Then(then).Else(proof).Commit()
-		if err == nil && !resp.Succeeded {
-			err = election.ErrLost
-		}
+		_, err := c.KeepAliveOnce(ctx, id)
 		return struct{}{}, err
 	})
 	return err
 }
 
-// bound is the condition that the role key is bound to a lease: that is what ownership is.
+// Hold implements [election.Backend].
+func (s *Store) Hold(ctx context.Context, h election.Hold) (election.Entry, error) {
+	id, err := leaseID(h.Lease)
+	if err != nil {
+		return election.Entry{}, fmt.Errorf("cannot renew: %w", err)
+	}
+	return hedge(ctx, s, "renew", func(ctx context.Context, c *clientv3.Client) (election.Entry, error) {
+		if _, err := c.KeepAliveOnce(ctx, id); err != nil {
+			return election.Entry{}, err
+		}
+		// The get makes the server confirm with a quorum; comparisons alone are answered from local
+		// state.
+		proof := clientv3.OpGet(s.root + election.ActiveKey)
+		then := []clientv3.Op{proof}
+		if h.Beat {
+			then = append(then, clientv3.OpPut(s.root+election.BeatKey, "", clientv3.WithLease(id)))
+		}
+		resp, err := c.Txn(ctx).If(s.bound(id)).Then(then...).Else(proof).Commit()
+		if err != nil {
+			return election.Entry{}, err
+		}
+		kvs := resp.Responses[0].GetResponseRange().GetKvs()
+		if !resp.Succeeded || len(kvs) == 0 {
+			return election.Entry{}, election.ErrLost
+		}
+		entry := s.entry(kvs[0])
+		entry.Origin = originOf(resp.Header)
+		return entry, nil
+	})
+}
+
+// originOf tells a store from one that was restored: a restored member begins with a new log, whose
+// terms count from one, even where the cluster's ID is the same again.
+func originOf(h *pb.ResponseHeader) election.Origin {
+	return election.Origin{Store: strconv.FormatUint(h.ClusterId, 16), Epoch: h.RaftTerm}
+}
+
+// bound is the condition that the role key is bound to a lease, which defines ownership.
 func (s *Store) bound(id clientv3.LeaseID) clientv3.Cmp {
-	return clientv3.Compare(clientv3.LeaseValue(s.root+"active"), "=", id)
+	return clientv3.Compare(clientv3.LeaseValue(s.root+election.ActiveKey), "=", id)
 }
 
 // Revoke implements [election.Backend].
@@ -272,41 +250,42 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	if err != nil {
 		return fmt.Errorf("cannot claim: %w", err)
 	}
-	conditions := []clientv3.Cmp{version(s.root+"term", c.TermVersion)}
+	conditions := []clientv3.Cmp{version(s.root+election.TermKey, c.TermVersion)}
 	if c.Silent == 0 {
-		conditions = append(conditions, version(s.root+"active", 0))
+		conditions = append(conditions, version(s.root+election.ActiveKey, 0))
 	} else {
-		conditions = append(conditions, version(s.root+"beat", c.Silent))
+		conditions = append(conditions, version(s.root+election.BeatKey, c.Silent))
 	}
 	ops := []clientv3.Op{
-		clientv3.OpPut(s.root+"term", string(c.Breadcrumb.Encode())),
-		clientv3.OpPut(s.root+"active", string(c.Active.Encode()), clientv3.WithLease(id)),
-		clientv3.OpDelete(s.root + "url"),
-		clientv3.OpDelete(s.root + "heir"),
+		clientv3.OpPut(s.root+election.TermKey, string(c.Breadcrumb.Encode())),
+		clientv3.OpPut(s.root+election.ActiveKey, string(c.Active.Encode()), clientv3.WithLease(id)),
+		clientv3.OpDelete(s.root + election.URLKey),
+		clientv3.OpDelete(s.root + election.HeirKey),
 	}
 	if c.Beat {
-		ops = append(ops, clientv3.OpPut(s.root+"beat", "", clientv3.WithLease(id)))
+		ops = append(ops, clientv3.OpPut(s.root+election.BeatKey, "", clientv3.WithLease(id)))
 	} else {
-		// One of a holder before, whose lease lives on: its silence must not be taken for the new holder's.
-		ops = append(ops, clientv3.OpDelete(s.root+"beat"))
+		// The beat is from an earlier holder whose lease still lives. Its silence must not count
+		// against the new holder.
+		ops = append(ops, clientv3.OpDelete(s.root+election.BeatKey))
 	}
 	if c.Previous != "" {
-		ops = append(ops, clientv3.OpDelete(s.root+"role/"+c.Previous))
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(c.Previous)))
 	}
 	at, err := s.swap(ctx, "claim", conditions, ops, election.ErrConflict)
 	s.wrote(c.Lease, at)
 	return err
 }
 
-// wrote keeps the version of the role key; zero: not known.
+// wrote remembers the version of the role key; zero: unknown.
 func (s *Store) wrote(lease election.LeaseID, at election.Version) {
 	s.mine.Lock()
 	defer s.mine.Unlock()
 	s.last = written{lease: lease, version: at}
 }
 
-// current returns the version of the role key, from memory if this process was the last to write it. Should that be out of
-// date, then what relies on it meets a conflict.
+// current returns the version of the role key, from memory if this process was the last to write
+// it. If the memory is out of date, the transaction that relies on it fails with a conflict.
 func (s *Store) current(ctx context.Context, lease election.LeaseID, fresh bool) (election.Version, error) {
 	s.mine.Lock()
 	last := s.last
@@ -314,7 +293,7 @@ func (s *Store) current(ctx context.Context, lease election.LeaseID, fresh bool)
 	if !fresh && last.lease == lease && last.version != 0 {
 		return last.version, nil
 	}
-	e, err := s.Get(ctx, "active")
+	e, err := s.Get(ctx, election.ActiveKey)
 	if err == nil && e.Lease != lease {
 		err = election.ErrLost
 	}
@@ -326,13 +305,13 @@ func version(key string, v election.Version) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", int64(v))
 }
 
-// swap carries out one transaction, once, and answers refusal if a condition does not hold, else the version that it gave to
-// what it wrote.
+// swap runs one transaction once. It returns refusal if a condition does not hold, otherwise the
+// version that the transaction gave to what it wrote.
 func (s *Store) swap(ctx context.Context, verb string, conditions []clientv3.Cmp, ops []clientv3.Op, refusal error) (election.Version, error) {
 	var at election.Version
 	err := s.once(ctx, verb, func(ctx context.Context, c *clientv3.Client) error {
 		resp, err := c.Txn(ctx).If(conditions...).Then(ops...).
-			Else(clientv3.OpGet(s.root+"active", clientv3.WithKeysOnly())). // a refusal too is confirmed with a quorum
+			Else(clientv3.OpGet(s.root+election.ActiveKey, clientv3.WithKeysOnly())). // a quorum confirms a refusal too
 			Commit()
 		switch {
 		case err != nil:
@@ -346,8 +325,8 @@ func (s *Store) swap(ctx context.Context, verb string, conditions []clientv3.Cmp
 	return at, err
 }
 
-// Publish implements [election.Backend]. It compares the version of the role key too, so that a publication that was given
-// up by its caller and arrives late can't undo a later one.
+// Publish implements [election.Backend]. It also compares the version of the role key, so that an
+// abandoned publication that arrives late can't undo a later one.
 func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.Active) error {
 	id, err := leaseID(lease)
 	if err != nil {
@@ -356,50 +335,55 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	put := func(key, value string) clientv3.Op {
 		return clientv3.OpPut(s.root+key, value, clientv3.WithLease(id))
 	}
-	ops := []clientv3.Op{put("active", string(a.Encode()))}
+	ops := []clientv3.Op{put(election.ActiveKey, string(a.Encode()))}
 	if a.Serving() {
-		ops = append(ops, put("role/"+a.Controller, string(election.RoleActive)))
+		ops = append(ops, put(election.RoleKey(a.Controller), string(election.RoleActive)))
 	} else {
-		ops = append(ops, clientv3.OpDelete(s.root+"role/"+a.Controller))
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(a.Controller)))
 	}
 	if a.Serving() && a.URL != "" {
-		ops = append(ops, put("url", a.URL))
+		ops = append(ops, put(election.URLKey, a.URL))
 	} else {
-		ops = append(ops, clientv3.OpDelete(s.root+"url"))
+		ops = append(ops, clientv3.OpDelete(s.root+election.URLKey))
 	}
 	for fresh := false; ; fresh = true {
 		is, err := s.current(ctx, lease, fresh)
 		if err != nil {
 			return fmt.Errorf("cannot publish: %w", err)
 		}
-		at, err := s.swap(ctx, "publish", []clientv3.Cmp{s.bound(id), version(s.root+"active", is)}, ops, election.ErrConflict)
+		at, err := s.swap(ctx, "publish", []clientv3.Cmp{s.bound(id), version(s.root+election.ActiveKey, is)}, ops, election.ErrConflict)
 		s.wrote(lease, at)
 		if !errors.Is(err, election.ErrConflict) {
 			return err
 		}
-		// Another publication of this holder came between, or the lease is lost: a look tells.
+		// Either another publication of this holder came between, or the lease is lost: read to
+		// find out.
 	}
 }
 
 // Release implements [election.Backend].
-func (s *Store) Release(ctx context.Context, lease election.LeaseID, b election.Breadcrumb) error {
-	id, err := leaseID(lease)
+func (s *Store) Release(ctx context.Context, r election.Release) error {
+	id, err := leaseID(r.Lease)
 	if err != nil {
 		return fmt.Errorf("cannot release: %w", err)
 	}
 	ops := []clientv3.Op{
-		clientv3.OpPut(s.root+"term", string(b.Encode())),
-		clientv3.OpDelete(s.root + "active"),
-		clientv3.OpDelete(s.root + "url"),
-		clientv3.OpDelete(s.root + "beat"),
+		clientv3.OpPut(s.root+election.TermKey, string(r.Breadcrumb.Encode())),
+		clientv3.OpDelete(s.root + election.ActiveKey),
+		clientv3.OpDelete(s.root + election.URLKey),
+		clientv3.OpDelete(s.root + election.BeatKey),
 	}
-	if b.Controller != "" {
-		ops = append(ops, clientv3.OpDelete(s.root+"role/"+b.Controller))
+	if r.Breadcrumb.Controller != "" {
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(r.Breadcrumb.Controller)))
 	}
-	if _, err := s.swap(ctx, "release", []clientv3.Cmp{s.bound(id)}, ops, election.ErrLost); err != nil {
-		return err
+	conditions := []clientv3.Cmp{s.bound(id)}
+	if r.TermVersion != 0 {
+		conditions = append(conditions, version(s.root+election.TermKey, r.TermVersion))
 	}
-	_ = s.Revoke(ctx, lease) // nothing is bound to it any more; it ends by itself too
+	if _, err := s.swap(ctx, "release", conditions, ops, election.ErrConflict); err != nil {
+		return s.conflictOrLost(ctx, err, r.Lease)
+	}
+	_ = s.Revoke(ctx, r.Lease) // nothing is bound to it; it would expire by itself
 	return nil
 }
 
@@ -414,28 +398,37 @@ func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election
 		return fmt.Errorf("cannot hand over: %w", err)
 	}
 	ops := []clientv3.Op{
-		clientv3.OpPut(s.root+"term", string(h.Breadcrumb.Encode())),
-		clientv3.OpPut(s.root+"active", string(h.Active.Encode()), clientv3.WithLease(to)),
-		clientv3.OpDelete(s.root + "url"),
-		clientv3.OpDelete(s.root + "heir"),
-		clientv3.OpDelete(s.root + "role/" + h.From),
+		clientv3.OpPut(s.root+election.TermKey, string(h.Breadcrumb.Encode())),
+		clientv3.OpPut(s.root+election.ActiveKey, string(h.Active.Encode()), clientv3.WithLease(to)),
+		clientv3.OpDelete(s.root + election.URLKey),
+		clientv3.OpDelete(s.root + election.HeirKey),
+		clientv3.OpDelete(s.root + election.RoleKey(h.From)),
 	}
 	if h.Beat {
-		ops = append(ops, clientv3.OpPut(s.root+"beat", "", clientv3.WithLease(to)))
+		ops = append(ops, clientv3.OpPut(s.root+election.BeatKey, "", clientv3.WithLease(to)))
 	} else {
-		ops = append(ops, clientv3.OpDelete(s.root+"beat"))
+		ops = append(ops, clientv3.OpDelete(s.root+election.BeatKey))
 	}
-	_, err = s.swap(ctx, "hand over", []clientv3.Cmp{s.bound(old), version(s.root+"heir", h.Heir)}, ops, election.ErrConflict)
+	conditions := []clientv3.Cmp{s.bound(old), version(s.root+election.HeirKey, h.Heir)}
+	if h.TermVersion != 0 {
+		conditions = append(conditions, version(s.root+election.TermKey, h.TermVersion))
+	}
+	if _, err = s.swap(ctx, "hand over", conditions, ops, election.ErrConflict); err != nil {
+		return s.conflictOrLost(ctx, err, lease)
+	}
+	_ = s.Revoke(ctx, lease) // nothing is bound to it; it would expire by itself
+	return nil
+}
+
+// conflictOrLost finds out whether a transaction was refused because the role key is no longer
+// bound to lease.
+func (s *Store) conflictOrLost(ctx context.Context, err error, lease election.LeaseID) error {
 	if errors.Is(err, election.ErrConflict) {
-		if active, e := s.Get(ctx, "active"); e == nil && active.Lease != lease {
-			err = fmt.Errorf("cannot hand over: %w", election.ErrLost)
+		if active, e := s.Get(ctx, election.ActiveKey); e == nil && active.Lease != lease {
+			return fmt.Errorf("cannot end the reign: %w", election.ErrLost)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	_ = s.Revoke(ctx, lease) // nothing is bound to it any more; it ends by itself too
-	return nil
+	return err
 }
 
 func (s *Store) entry(kv *mvccpb.KeyValue) election.Entry {
@@ -468,6 +461,33 @@ func (s *Store) List(ctx context.Context, prefix string) ([]election.Entry, erro
 			list = append(list, s.entry(kv))
 		}
 		return list, nil
+	})
+}
+
+// Clusters returns the names of all clusters below the prefix, in lexical order. It reads one key of
+// each, however many there are.
+func (s *Store) Clusters(ctx context.Context) ([]string, error) {
+	return hedge(ctx, s, "list the clusters", func(ctx context.Context, c *clientv3.Client) ([]string, error) {
+		var names []string
+		for from := s.all; ; {
+			resp, err := c.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(s.all)), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+			if err != nil {
+				return nil, err
+			}
+			if len(resp.Kvs) == 0 {
+				return names, nil
+			}
+			key := string(resp.Kvs[0].Key)
+			name, _, below := strings.Cut(strings.TrimPrefix(key, s.all), "/")
+			if !below {
+				from = key + "\x00"
+				continue
+			}
+			if election.CheckName(name) == nil {
+				names = append(names, name)
+			}
+			from = s.all + name + "0" // the first that cannot be below name + "/"
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -90,6 +93,37 @@ func (h *harness) Overwrite(t *testing.T, key, value string) {
 	}
 }
 
+func (h *harness) OverwriteKept(t *testing.T, key, value string) {
+	if _, err := h.raw.Put(t.Context(), h.key(key), value, clientv3.WithIgnoreLease()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *harness) EndLease(t *testing.T, lease election.LeaseID) {
+	id, err := leaseID(lease)
+	if err == nil {
+		_, err = h.raw.Revoke(t.Context(), id)
+	}
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // a release ends it, too
+		t.Fatal(err)
+	}
+}
+
+func (h *harness) alarm(t *testing.T, action pb.AlarmRequest_AlarmAction) {
+	t.Helper()
+	maintenance := pb.NewMaintenanceClient(h.raw.ActiveConnection())
+	status, err := h.raw.Status(t.Context(), h.etcd.Endpoints()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := maintenance.Alarm(t.Context(), &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: status.Header.MemberId}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *harness) Fill(t *testing.T)  { h.alarm(t, pb.AlarmRequest_ACTIVATE) }
+func (h *harness) Empty(t *testing.T) { h.alarm(t, pb.AlarmRequest_DEACTIVATE) }
+
 func (h *harness) Remove(t *testing.T, key string) {
 	if _, err := h.raw.Delete(t.Context(), h.key(key)); err != nil {
 		t.Fatal(err)
@@ -127,7 +161,7 @@ func (h *three) ChangeLeader(t *testing.T) {
 // StallWatch freezes the member that the host's watches are on. Its reads go to the others.
 func (h *three) StallWatch(t *testing.T, host electiontest.Host) {
 	s := host.(*Store)
-	h.frozen = int(s.first.Load())
+	h.frozen = s.preferred().index
 	h.etcd.Freeze(t, h.frozen)
 	h.etcd.Leader(t) // it may have been the leader: wait for another
 }
@@ -177,6 +211,12 @@ func ctxFor(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
+// renewed renews a reign once.
+func renewed(ctx context.Context, s *Store, lease election.LeaseID, beat bool) error {
+	_, err := s.Hold(ctx, election.Hold{Lease: lease, Beat: beat})
+	return err
+}
+
 func hold(t testing.TB, s *Store, ttl time.Duration) election.LeaseID {
 	t.Helper()
 	ctx := ctxFor(t, 20*time.Second)
@@ -197,4 +237,9 @@ func hold(t testing.TB, s *Store, ttl time.Duration) election.LeaseID {
 		t.Fatal(err)
 	}
 	return lease
+}
+
+func TestTakeoversGrowNothing(t *testing.T) {
+	h := newHarness(t, etcdtest.Start(t, 1))
+	electiontest.TakeoversGrowNothing(t, func() electiontest.Host { return h.Open(t) })
 }

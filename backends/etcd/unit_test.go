@@ -25,8 +25,14 @@ func TestConfig(t *testing.T) {
 		"no cluster":    {func(c *Config) { c.Cluster = "" }, "cluster"},
 		"slash":         {func(c *Config) { c.Cluster = "a/b" }, "cluster"},
 		"prefix":        {func(c *Config) { c.Prefix = "/x/" }, "prefix"},
-		"no endpoints":  {func(c *Config) { c.Endpoints = nil }, "endpoints is empty"},
+		"no endpoints":  {func(c *Config) { c.Endpoints = nil }, "etcd.endpoints: it is empty"},
 		"no port":       {func(c *Config) { c.Endpoints = []string{"http://a:1", "http://b"} }, "endpoints[1]"},
+		"no port alone": {func(c *Config) { c.Endpoints = []string{"http://10.0.0.1"} }, "no port"},
+		"no colon":      {func(c *Config) { c.Endpoints = []string{"http//10.0.0.1:2379"} }, "lacks the colon"},
+		"port 0":        {func(c *Config) { c.Endpoints = []string{"http://b:0"} }, "port"},
+		"port 99999":    {func(c *Config) { c.Endpoints = []string{"b:99999"} }, "port"},
+		"not a host":    {func(c *Config) { c.Endpoints = []string{"http://a,b:2379"} }, "character"},
+		"unix, no path": {func(c *Config) { c.Endpoints = []string{"unix://"} }, "no path"},
 		"scheme":        {func(c *Config) { c.Endpoints = []string{"ftp://b:1"} }, "scheme"},
 		"path":          {func(c *Config) { c.Endpoints = []string{"http://b:1/v3"} }, "path"},
 		"twice":         {func(c *Config) { c.Endpoints = []string{"http://b:1", "http://b:1"} }, "twice"},
@@ -138,7 +144,7 @@ func BenchmarkClaim(b *testing.B) {
 		}); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.Release(ctx, lease, election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}); err != nil {
+		if err := s.Release(ctx, election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Clean: true}}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -146,16 +152,16 @@ func BenchmarkClaim(b *testing.B) {
 
 func BenchmarkRenew(b *testing.B) {
 	c := etcdtest.Start(b, 3)
-	for name, r := range map[string]election.Renewal{"hold": {Hold: true}, "beat": {Hold: true, Beat: true}} {
+	for name, h := range map[string]election.Hold{"hold": {}, "beat": {Beat: true}} {
 		b.Run(name, func(b *testing.B) {
 			s, err := Open(Config{Cluster: "renew-" + name, Endpoints: c.Endpoints()})
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer func() { _ = s.Close() }()
-			r.Lease = hold(b, s, time.Minute)
+			h.Lease = hold(b, s, time.Minute)
 			for b.Loop() {
-				if err := s.Renew(b.Context(), r); err != nil {
+				if _, err := s.Hold(b.Context(), h); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -184,7 +190,7 @@ func BenchmarkHandOver(b *testing.B) {
 		}
 		crumb := snap.Breadcrumb
 		crumb.Clean = true
-		if err := holder.Release(b.Context(), lease, crumb); err != nil {
+		if err := holder.Release(b.Context(), election.Release{Lease: lease, Breadcrumb: crumb}); err != nil {
 			b.Fatal(err)
 		}
 		for snap, err = rival.Read(b.Context()); err != nil || !snap.Vacant(); snap, err = rival.Read(b.Context()) {

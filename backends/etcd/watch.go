@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	// stay is how long a watch stays with its endpoint before it follows the others to one that answers faster.
+	// stay is how long a watch stays with its endpoint before it moves to one that responds faster.
 	stay = time.Second
-	// The pause before a broken watch or a failed read is tried again, doubled each time.
+	// The pause before a broken watch or a failed read is retried, doubled each time.
 	minPause = 100 * time.Millisecond
 	maxPause = 5 * time.Second
 )
 
-// pause waits before attempt number n (0: the first repetition), with jitter, because all hosts of a cluster lose a member
-// at the same moment. It reports whether ctx still goes on.
+// pause waits before attempt number n (0: the first repetition), with jitter, because all hosts of
+// a cluster lose a member at the same moment. It reports whether ctx is still alive.
 func pause(ctx context.Context, n int) bool {
 	d := min(minPause<<min(n, 10), maxPause)
 	timer := time.NewTimer(d/2 + rand.N(d))
@@ -42,14 +42,15 @@ func pause(ctx context.Context, n int) bool {
 type watched struct {
 	key     string
 	options []clientv3.OpOption
-	trails  bool // changes along with the role key, mostly
+	trails  bool // usually changes together with the role key
 }
 
-// trail is how long the news of a key that changes along with the role key wait for those of the role key. One transaction changes
-// both, each has a watch of its own, and their order is by chance; but the role key's say more.
+// trail is how long the update of a key that changes together with the role key waits for the role
+// key's. One transaction changes both, and each has its own watch, so their order is random; but
+// the role key's update carries more information.
 const trail = 2 * time.Millisecond
 
-// watch is a watch of some keys on one endpoint. It ends, with a cause, when anything about it breaks.
+// watch is a watch of some keys on one endpoint. It ends, with a cause, when any part of it breaks.
 type watch struct {
 	endpoint *endpoint
 	ctx      context.Context //nolint:containedctx // of the watch itself
@@ -59,15 +60,15 @@ type watch struct {
 
 var errMoved = errors.New("another endpoint is preferred")
 
-// watch starts watching on the preferred endpoint, and returns when the server has confirmed.
+// watch starts watching on the preferred endpoint, and returns once the server has confirmed.
 func (s *Store) watch(ctx context.Context, keys ...watched) (*watch, error) {
-	e := s.order()[0]
+	e := s.preferred()
 	ctx, end := context.WithCancelCause(ctx)
 	w := &watch{endpoint: e, ctx: clientv3.WithRequireLeader(ctx), end: end}
 	if e.user != "" && e.token.Load() == nil {
 		if err := e.authenticate(ctx, nil); err != nil {
 			end(err)
-			s.avoid(e)
+			s.hedge.Avoid(e.index)
 			return nil, e.describe(&attempt{}, err)
 		}
 	}
@@ -77,7 +78,7 @@ func (s *Store) watch(ctx context.Context, keys ...watched) (*watch, error) {
 	}
 	if !slow.Stop() || ctx.Err() != nil {
 		end(ctx.Err())
-		s.avoid(e)
+		s.hedge.Avoid(e.index)
 		return nil, context.Cause(ctx)
 	}
 	if err := s.spawn(func() { s.attend(w) }); err != nil {
@@ -87,13 +88,13 @@ func (s *Store) watch(ctx context.Context, keys ...watched) (*watch, error) {
 	return w, nil
 }
 
-// attend ends a watch when its connection breaks, which the client library would repair without a word, or when another
-// endpoint has become the preferred one.
+// attend ends a watch when its connection breaks, which the client library would repair silently,
+// or when another endpoint has become the preferred one.
 func (s *Store) attend(w *watch) {
 	conn := w.endpoint.client.ActiveConnection()
 	look := stay
 	if len(s.endpoints) == 1 {
-		look = time.Hour // there is no other to prefer
+		look = time.Hour // there is no other endpoint
 	}
 	for {
 		check, cancel := context.WithTimeout(w.ctx, look)
@@ -105,14 +106,14 @@ func (s *Store) attend(w *watch) {
 		case changed:
 			w.end(fmt.Errorf("%s: the connection broke", w.endpoint.url))
 			return
-		case s.order()[0] != w.endpoint:
+		case s.preferred() != w.endpoint:
 			w.end(errMoved)
 			return
 		}
 	}
 }
 
-// broken is the cause of the end of a watch whose channel gave resp, if it has ended.
+// broken returns the cause if resp means that the watch has ended.
 func (w *watch) broken(resp clientv3.WatchResponse, open bool) error {
 	switch {
 	case w.ctx.Err() != nil:
@@ -121,14 +122,14 @@ func (w *watch) broken(resp clientv3.WatchResponse, open bool) error {
 		return fmt.Errorf("%s: the watch was closed", w.endpoint.url)
 	case resp.Err() != nil:
 		if w.endpoint.user != "" {
-			w.endpoint.token.Store(nil) // it may be the reason, in several disguises
+			w.endpoint.token.Store(nil) // the token may be the cause, which shows in several ways
 		}
 		return fmt.Errorf("%s: the watch was cancelled: %w", w.endpoint.url, resp.Err())
 	}
 	return nil
 }
 
-// Watch implements [election.Backend]. A hint is given after every (re-)establishment too.
+// Watch implements [election.Backend]. It gives a hint after every (re-)establishment too.
 func (s *Store) Watch(ctx context.Context) <-chan election.Hint {
 	hints := make(chan election.Hint, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -146,55 +147,34 @@ func (s *Store) hint(ctx context.Context, hints chan election.Hint) {
 		giving.Lock()
 		defer giving.Unlock()
 		select {
-		case before := <-hints: // not taken yet
+		case before := <-hints: // not received yet
 			h = before.Merge(h)
 		default:
 		}
 		hints <- h
 	}
 	keys := []watched{
-		{key: "active"},
-		{key: "beat", trails: true},
-		{key: "term", trails: true},
-		{key: "heir", trails: true},
-		{key: "request"},
-		{key: "pause"},
-		{key: "controllers/", options: []clientv3.OpOption{clientv3.WithPrefix()}},
+		{key: election.ActiveKey},
+		{key: election.BeatKey, trails: true},
+		{key: election.TermKey, trails: true},
+		{key: election.HeirKey, trails: true},
+		{key: election.RequestKey},
+		{key: election.PauseKey},
+		{key: election.ControllerPrefix, options: []clientv3.OpOption{clientv3.WithPrefix()}},
 	}
 	for failures := 0; ctx.Err() == nil; {
 		began := time.Now()
 		w, err := s.watch(ctx, keys...)
 		if err == nil {
 			give(election.Hint{})
-			// One transaction changes several keys, each with a watch of its own. A look that is taken after the hint of a
-			// revision sees everything up to it.
-			var hinted atomic.Int64
-			var reading sync.WaitGroup
-			for i, events := range w.events {
-				reading.Go(func() {
-					for {
-						resp, open := <-events
-						if err := w.broken(resp, open); err != nil {
-							w.end(err)
-							return
-						}
-						if keys[i].trails {
-							nap(w.ctx, trail)
-						}
-						if s.news(&hinted, resp.Events) {
-							give(s.roleKey(resp.Events))
-						}
-					}
-				})
-			}
-			reading.Wait()
+			s.deliver(w, keys, give)
 			err = context.Cause(w.ctx)
-			give(election.Hint{}) // whatever happened since the break, a look is due
+			give(election.Hint{}) // something may have happened since the break
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		s.log.Debug().Err(err).Msg("a watch ended; starting another")
+		s.log.Debug().Err(err).Msg("watch broke; retrying")
 		if time.Since(began) > stay {
 			failures = 0
 		}
@@ -206,10 +186,35 @@ func (s *Store) hint(ctx context.Context, hints chan election.Hint) {
 	}
 }
 
-// roleKey returns the hint that the last of events is, if it is one of the role key.
+// deliver gives a hint for each change until the watch breaks. One transaction may change several
+// keys, each with its own watch. A read after the hint of a revision sees everything up to it.
+func (s *Store) deliver(w *watch, keys []watched, give func(election.Hint)) {
+	var hinted atomic.Int64
+	var reading sync.WaitGroup
+	for i, events := range w.events {
+		reading.Go(func() {
+			for {
+				resp, open := <-events
+				if err := w.broken(resp, open); err != nil {
+					w.end(err)
+					return
+				}
+				if keys[i].trails {
+					nap(w.ctx, trail)
+				}
+				if s.news(&hinted, resp.Events) {
+					give(s.roleKey(resp.Events))
+				}
+			}
+		})
+	}
+	reading.Wait()
+}
+
+// roleKey returns the hint for the last of events if it is about the role key.
 func (s *Store) roleKey(events []*clientv3.Event) (h election.Hint) {
 	for _, e := range events {
-		if string(e.Kv.Key) != s.root+"active" || e.Type != clientv3.EventTypePut {
+		if string(e.Kv.Key) != s.root+election.ActiveKey || e.Type != clientv3.EventTypePut {
 			continue
 		}
 		if a, err := election.DecodeActive(e.Kv.Value); err == nil {
@@ -228,13 +233,14 @@ func nap(ctx context.Context, d time.Duration) {
 	}
 }
 
-// news reports whether one of events is of a later revision than hinted, which it moves there. That a controller comes or goes is
-// news, and what it says of itself is not: that is read with the rest when it matters, and a look for every word of it would be
-// under way whenever something happens.
+// news reports whether one of events has a later revision than hinted, and sets hinted to it. A
+// controller that comes or goes is worth a hint. A change of its status is not: the status is read
+// with the rest when it matters, and a hint for each change would cause constant reads while
+// anything happens.
 func (s *Store) news(hinted *atomic.Int64, events []*clientv3.Event) bool {
 	last := int64(0)
 	for _, e := range events {
-		if e.IsModify() && strings.HasPrefix(string(e.Kv.Key), s.root+"controllers/") {
+		if e.IsModify() && strings.HasPrefix(string(e.Kv.Key), s.root+election.ControllerPrefix) {
 			continue
 		}
 		last = max(last, e.Kv.ModRevision)
@@ -250,22 +256,23 @@ func (s *Store) news(hinted *atomic.Int64, events []*clientv3.Event) bool {
 	}
 }
 
-// avoidIfFailed asks the endpoint of a broken watch last from now on.
+// avoidIfFailed moves the endpoint of a broken watch to the end of the order.
 func (s *Store) avoidIfFailed(w *watch) {
 	if w != nil {
-		s.avoid(w.endpoint)
+		s.hedge.Avoid(w.endpoint.index)
 	}
 }
 
-// Follow tells what becomes of the role key until ctx ends: at once, at every change, and at every failed look. Values
-// come straight from a watch of that one key, in the order of the store; the key is also read again after every break and
-// every [Config.RereadEvery], because a watch may stall. A sighting that was not received is replaced by a newer one.
+// Follow reports the role key until ctx ends: at once, at every change, and at every failed read.
+// Values come straight from a watch of that one key, in the order of the store. The key is also
+// reread after every break and every [Config.RereadEvery], because a watch may stall. A newer
+// sighting replaces one that was not received.
 func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 	out := make(chan election.Sighting, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.ctx, cancel)
 	finish := func() { stop(); cancel(); close(out) }
-	f := &follower{s: s, out: out}
+	f := &feed{s: s, out: out}
 	if s.spawn(func() { defer finish(); f.run(ctx) }) != nil {
 		finish()
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,13 +19,15 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// startLimit bounds everything that waits for servers; it is generous because test machines are busy.
+// startLimit bounds every wait for servers; it is generous because test machines are busy.
 const startLimit = 60 * time.Second
 
-// Cluster is a running etcd cluster. Its methods fail the test if they can't do their work, and must be called from the
-// test's goroutine.
+// Cluster is a running etcd cluster. Its methods fail the test if they can't do their work, and
+// must be called from the test's goroutine.
 type Cluster struct {
 	binary  string
 	flags   []string
@@ -78,14 +78,14 @@ func WithFlags(flags ...string) Option {
 	return func(c *Cluster) { c.flags = append(c.flags, flags...) }
 }
 
-// WithTLS makes the members listen to clients with TLS only, and demand certificates. The arguments are files.
+// WithTLS makes the members accept clients with TLS and certificates only. The arguments are files.
 func WithTLS(ca, cert, key string) Option {
 	return func(c *Cluster) {
 		c.tls = []string{"--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key}
 	}
 }
 
-// Start starts a cluster of n members and returns when it is healthy. It ends with the test.
+// Start starts a cluster of n members and returns once it is healthy. It ends with the test.
 func Start(tb testing.TB, n int, options ...Option) *Cluster {
 	tb.Helper()
 	c := &Cluster{token: fmt.Sprintf("t%d", time.Now().UnixNano())}
@@ -96,7 +96,7 @@ func Start(tb testing.TB, n int, options ...Option) *Cluster {
 		c.binary = Binary(tb)
 	}
 	dir := tb.TempDir()
-	ports := freePorts(tb, 3*n)
+	ports := testbed.Addresses(tb, 3*n)
 	for i := range n {
 		name := fmt.Sprintf("m%d", i)
 		c.members = append(c.members, &member{
@@ -118,26 +118,6 @@ func Start(tb testing.TB, n int, options ...Option) *Cluster {
 	}
 	c.WaitHealthy(tb)
 	return c
-}
-
-// freePorts returns n times host:port that nobody listens on, all different. They are below the ports that Linux gives to outgoing
-// connections, one of which could otherwise take one before the server does, or while the server is restarted.
-func freePorts(tb testing.TB, n int) []string {
-	tb.Helper()
-	var found []string
-	for range 1000 {
-		if len(found) == n {
-			return found
-		}
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
-		l, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", addr)
-		if err == nil {
-			defer l.Close() // held until all are found, so that none is found twice
-			found = append(found, addr)
-		}
-	}
-	tb.Fatalf("cannot find %d free ports between 10000 and 32000", n)
-	return nil
 }
 
 func (c *Cluster) start(tb testing.TB, i int) {
@@ -179,7 +159,7 @@ func (m *member) kill() {
 	m.cmd = nil
 }
 
-// get fetches a path from the listener that needs no TLS.
+// get fetches a path from the listener without TLS.
 func (m *member) get(ctx context.Context, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -215,10 +195,10 @@ func (c *Cluster) Metrics(tb testing.TB, i int) string {
 	return text
 }
 
-// WaitHealthy waits until all members that run are healthy. A frozen member never is.
+// WaitHealthy waits until all running members are healthy. A frozen member never is.
 func (c *Cluster) WaitHealthy(tb testing.TB) {
 	tb.Helper()
-	ctx := context.WithoutCancel(tb.Context()) // it is called in clean-ups too
+	ctx := context.WithoutCancel(tb.Context()) // cleanups call it too
 	end := time.Now().Add(startLimit)
 	for _, m := range c.members {
 		for m.cmd != nil && !m.healthy(ctx) {
@@ -237,10 +217,11 @@ func (c *Cluster) WaitHealthy(tb testing.TB) {
 // Len returns the number of members.
 func (c *Cluster) Len() int { return len(c.members) }
 
-// Proxy starts etcd's gRPC proxy in front of all members and returns its URL and process when it answers. It ends with the test.
+// Proxy starts etcd's gRPC proxy for all members, and returns its URL and process once it responds.
+// It ends with the test.
 func (c *Cluster) Proxy(tb testing.TB) (url string, pid int) {
 	tb.Helper()
-	addr := freePorts(tb, 1)[0]
+	addr := testbed.Addresses(tb, 1)[0]
 	log, done := &logBuffer{}, make(chan struct{})
 	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), c.binary, "grpc-proxy", "start",
 		"--endpoints="+strings.Join(c.Endpoints(), ","), "--listen-addr="+addr, "--data-dir="+tb.TempDir())
@@ -282,7 +263,7 @@ func (c *Cluster) Proxy(tb testing.TB) (url string, pid int) {
 	}
 }
 
-// PID returns the process of a member that runs.
+// PID returns the process id of a running member.
 func (c *Cluster) PID(i int) int { return c.members[i].cmd.Process.Pid }
 
 // Addr returns host:port of a member, for clients.
@@ -304,7 +285,7 @@ func (c *Cluster) Endpoints() []string {
 	return all
 }
 
-// Leader returns the member that is etcd's leader.
+// Leader returns the leader of the etcd cluster.
 func (c *Cluster) Leader(tb testing.TB) int {
 	tb.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), Logger: zap.NewNop()})
@@ -329,14 +310,15 @@ func (c *Cluster) Leader(tb testing.TB) int {
 	return -1
 }
 
-// Kill kills a member without a word.
+// Kill kills a member.
 func (c *Cluster) Kill(tb testing.TB, i int) {
 	tb.Helper()
 	c.members[i].kill()
 }
 
-// Freeze stops a member with SIGSTOP: its connections stay, nothing answers. It returns when every thread has stopped, which
-// takes a while on a busy machine: the first thread to be scheduled stops the others.
+// Freeze stops a member with SIGSTOP: its connections stay open, and it does not respond. It
+// returns once every thread has stopped, which takes a while on a busy machine: the first thread to
+// be scheduled stops the others.
 func (c *Cluster) Freeze(tb testing.TB, i int) {
 	tb.Helper()
 	c.signal(tb, i, syscall.SIGSTOP)
@@ -359,7 +341,7 @@ func stopped(pid int) bool {
 		if err != nil {
 			return false
 		}
-		_, state, _ := strings.Cut(string(stat), ") ") // after the name, which may hold anything
+		_, state, _ := strings.Cut(string(stat), ") ") // after the name, which may contain anything
 		if !strings.HasPrefix(state, "T") {
 			return false
 		}
