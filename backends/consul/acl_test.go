@@ -16,7 +16,7 @@ import (
 	"github.com/tanist/tanist/election/electiontest"
 )
 
-// locked starts a Consul with default deny, TLS, and what deploy/consul says of agents.
+// locked starts a Consul with default deny, TLS, and the agents' policy of deploy/consul.
 func locked(t *testing.T, o consultest.Options) *consultest.Cluster {
 	t.Helper()
 	o.ACL, o.TLS, o.Config = true, true, o.Config+"\n"+deployed(t, "agent.hcl")
@@ -31,7 +31,8 @@ func granted(t *testing.T, c *consultest.Cluster, policy, cluster string) string
 	return token
 }
 
-// TestContractWithDefaultDeny: the whole contract with nothing but the controller's policy, over TLS.
+// TestContractWithDefaultDeny: the whole contract with nothing but the controller's policy, over
+// TLS.
 func TestContractWithDefaultDeny(t *testing.T) {
 	c := locked(t, consultest.Options{Clients: 1, Config: quickTTL})
 	electiontest.Contract(t, func(t *testing.T) electiontest.Harness {
@@ -47,7 +48,7 @@ func TestLeastPrivilege(t *testing.T) {
 	t.Parallel()
 	c := locked(t, consultest.Options{Clients: 1})
 	config := Config{
-		Cluster: "orders", Address: c.Clients[0].URL(), TLS: TLS{CAFile: c.CAFile}, Log: logger(t),
+		Cluster: "orders", Address: c.Clients[0].URL(), TLS: election.TrustFiles{CAFile: c.CAFile}, Log: logger(t),
 		LockDelay: time.Second, Service: &Service{Name: "orders", Connect: true},
 	}
 	config.TokenFile = t.TempDir() + "/token"
@@ -57,7 +58,7 @@ func TestLeastPrivilege(t *testing.T) {
 	must(t, a.Publish(t.Context(), lease, record))
 	must(t, a.Announcer().repair(t.Context()))
 	if got := ask(t, c.Clients[0].DNS(), "orders.service.consul", dnsmessage.TypeA); got.String() != "127.0.0.2" {
-		t.Errorf("DNS with default deny says %s", got)
+		t.Errorf("DNS with default deny answers %s", got)
 	}
 
 	as := func(token string, agents bool) *Store {
@@ -88,8 +89,8 @@ func TestLeastPrivilege(t *testing.T) {
 		denied(who, "write of a controller's status", s.Put(ctx, election.Put{Key: "controllers/ctl-a", Value: []byte("{}")}))
 		denied(who, "end of the lease", s.destroy(ctx, lease))
 		denied(who, "publication", s.Publish(ctx, lease, record))
-		denied(who, "release", s.Release(ctx, lease, snap.Breadcrumb))
-		denied(who, "beat", s.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true}))
+		denied(who, "release", s.Release(ctx, election.Release{Lease: lease, Breadcrumb: snap.Breadcrumb}))
+		denied(who, "beat", renewed(ctx, s, lease, true))
 		claim := claimOf(snap, lease, record)
 		claim.Silent = snap.Beat
 		denied(who, "claim", s.Claim(ctx, claim))
@@ -103,7 +104,7 @@ func TestLeastPrivilege(t *testing.T) {
 	presence, err := agent.Grant(ctx, time.Minute)
 	must(t, err)
 	must(t, agent.Put(ctx, election.Put{Key: "agents/agt-1", Value: []byte("{}"), Lease: presence}))
-	must(t, agent.Renew(ctx, election.Renewal{Lease: presence}))
+	must(t, agent.Renew(ctx, presence))
 	follow, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
 	if seen := <-agent.Follow(follow); seen.Err != nil || seen.Active == nil || *seen.Active != record {
@@ -117,7 +118,7 @@ func TestLeastPrivilege(t *testing.T) {
 	must(t, agent.Revoke(ctx, presence))
 
 	operator := as(granted(t, c, "policy-operator.hcl", "orders"), false)
-	for _, key := range []string{"request", "pause", "settings"} {
+	for _, key := range []string{"request", "pause"} {
 		must(t, operator.Put(ctx, election.Put{Key: key, Value: []byte("{}")}))
 		must(t, operator.Delete(ctx, key, 0))
 	}
@@ -127,6 +128,18 @@ func TestLeastPrivilege(t *testing.T) {
 	if seen := <-proxy.Follow(follow); seen.Err != nil || seen.Active == nil || *seen.Active != record {
 		t.Errorf("a proxy sees %+v", seen)
 	}
+
+	host := as(granted(t, c, "policy-vip.hcl", "orders"), true)
+	presence, err = host.Grant(ctx, 10*time.Second)
+	must(t, err)
+	must(t, host.Put(ctx, election.Put{Key: "vips/vip-1", Value: []byte("{}"), Lease: presence}))
+	must(t, host.Renew(ctx, presence))
+	if snap, err := host.Read(ctx); err != nil || snap.Active == nil || *snap.Active != record {
+		t.Errorf("tanist vip sees %+v, %v", snap.Active, err)
+	}
+	intruder("tanist vip", host)
+	denied("tanist vip", "request", host.Put(ctx, election.Put{Key: "request", Value: []byte("{}")}))
+	must(t, host.Revoke(ctx, presence))
 
 	// Who asks an agent about itself needs no rights; only its version may be hidden.
 	config.Others = []string{"https://127.0.0.1:1"}
@@ -155,8 +168,8 @@ func TestLeastPrivilege(t *testing.T) {
 
 	// A rotated token is picked up.
 	must(t, os.WriteFile(config.TokenFile, []byte(agent.cfg.Token), 0o600))
-	deadline := time.Now().Add(tokenEvery + 20*time.Second)
-	for !errors.Is(a.Renew(ctx, election.Renewal{Lease: lease, Hold: true}), election.ErrDenied) {
+	deadline := time.Now().Add(25 * time.Second)
+	for !errors.Is(renewed(ctx, a, lease, false), election.ErrDenied) {
 		if time.Now().After(deadline) {
 			t.Fatal("a changed token file was not read")
 		}
@@ -168,7 +181,7 @@ func TestLeastPrivilege(t *testing.T) {
 func TestTLSRefusesStrangers(t *testing.T) {
 	t.Parallel()
 	c := locked(t, consultest.Options{})
-	for name, tls := range map[string]TLS{"system's authorities": {}, "another name": {CAFile: c.CAFile, ServerName: "elsewhere"}} {
+	for name, tls := range map[string]election.TrustFiles{"system's authorities": {}, "another name": {CAFile: c.CAFile, ServerName: "elsewhere"}} {
 		s, err := Open(Config{Cluster: "orders", Address: c.Servers[0].URL(), Token: c.Token, TLS: tls})
 		must(t, err)
 		if _, err := s.Read(t.Context()); err == nil || errors.Is(err, election.ErrDenied) || strings.Contains(err.Error(), c.Token) {

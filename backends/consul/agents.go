@@ -11,19 +11,19 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// Agent is one of the agents that are asked, as it describes itself.
+// Agent describes one of the configured agents, as reported by itself.
 type Agent struct {
-	Address string // as it is configured
-	Version string // "1.20.1"; empty if it did not answer, or the token may not read it (agent:read)
-	Leader  string // host:port of the servers' leader; empty if the agent knows of none
-	Err     error  // why it did not answer
+	Address string // as configured
+	Version string // "1.20.1"; empty if it did not respond, or the token may not read it (agent:read)
+	Leader  string // host:port of the servers' leader; empty if the agent knows none
+	Err     error  // why it did not respond
 }
 
-// agentLimit bounds the questions to one agent.
+// agentLimit bounds the requests to one agent.
 const agentLimit = 3 * time.Second
 
-// Agents asks the configured address and all others, side by side. It returns one entry for each, in the order of the
-// configuration.
+// Agents queries the configured address and all others concurrently. It returns one entry for each,
+// in the order of the configuration.
 func (s *Store) Agents(ctx context.Context) []Agent {
 	ctx, cancel := context.WithTimeout(ctx, agentLimit)
 	defer cancel()
@@ -43,7 +43,7 @@ func (s *Store) describe(ctx context.Context, address string) Agent {
 	if strings.HasPrefix(url, "unix://") {
 		url = socketURL
 	}
-	alone := &bearer{fixed: s.cfg.Token, file: s.cfg.TokenFile, next: s.transport}
+	alone := &bearer{token: s.token, next: s.transport}
 	client, err := api.NewClient(&api.Config{
 		Address: url, Transport: s.transport, HttpClient: &http.Client{Transport: alone}, Datacenter: s.cfg.Datacenter, Token: placeholder,
 	})
@@ -58,7 +58,7 @@ func (s *Store) describe(ctx context.Context, address string) Agent {
 		return a
 	}
 	var self struct{ Config struct{ Version string } }
-	if _, err := client.Raw().Query("/v1/agent/self", &self, query); err == nil { // else it may not be read
+	if _, err := client.Raw().Query("/v1/agent/self", &self, query); err == nil { // otherwise the token may not read it
 		a.Version = self.Config.Version
 	}
 	return a

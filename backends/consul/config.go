@@ -1,17 +1,15 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -20,33 +18,36 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Config says where Consul is and what is kept in it. The zero value of every field but Cluster is a default.
+// Config locates Consul and selects what is kept in it. The zero value of every field but Cluster
+// is a default.
 type Config struct {
 	Cluster string // name of the cluster; required
 
-	// Address is the URL of the local Consul agent, "http://127.0.0.1:8500" if empty; https://… and unix:///path too.
+	// Address is the URL of the local Consul agent: http://, https:// or unix:///path. Default:
+	// "http://127.0.0.1:8500".
 	Address string
-	// Others are asked when Address does not answer: agents of other hosts, or servers. With the same scheme.
+	// Others are agents of other hosts, or servers, to ask when Address does not respond. They have
+	// the scheme of Address.
 	Others     []string
 	Token      string
 	TokenFile  string // wins over Token; read again when it changes
 	Datacenter string // empty: the agent's own
-	TLS        TLS
+	TLS        election.TrustFiles
 
-	// Agents is set by a process beside an agent of the cluster. Its leases hang on a catalog entry of their own, so that
-	// its token needs no right that would end a controller's lease.
+	// Agents is set by a process next to an agent of the cluster. Its leases belong to a separate
+	// catalog entry, so that its token needs no right that could end a controller's lease.
 	Agents bool
 
-	// LockDelay is how long Consul refuses a claim after a lease ended other than by a release. It should be the validity
-	// of the lease, as it is what that is for; zero leaves the wait to the elector alone. At most 60 s.
+	// LockDelay is how long Consul refuses a claim after a lease ended without a release. It should
+	// be the validity of the lease; zero leaves the wait to the elector alone. At most 60 s.
 	LockDelay time.Duration
 
-	// TTL is what will be asked of Grant; only Traits uses it. Zero: 10 s.
+	// TTL is the TTL that Grant will request; only Traits uses it. Zero: 10 s.
 	TTL time.Duration
 	// MinTTL is the servers' session_ttl_min. Zero: 10 s, which is Consul's default.
 	MinTTL time.Duration
-	// LeaderGap is how long the servers take to replace a dead leader. Zero: 5 s, which is above all that
-	// was measured with raft_multiplier = 1.
+	// LeaderGap is how long the servers take to replace a dead leader. Zero: 5 s, which is more
+	// than any measurement with raft_multiplier = 1.
 	LeaderGap time.Duration
 
 	Service *Service // how the active appears in DNS and in the mesh; nil: not at all
@@ -54,81 +55,44 @@ type Config struct {
 	Log zerolog.Logger
 }
 
-// TLS says how to talk to an https address. Empty fields take the system's defaults.
-type TLS struct {
-	CAFile     string
-	CertFile   string // with KeyFile: the client's own certificate
-	KeyFile    string
-	ServerName string // the name that the server's certificate must have; empty: the address
-}
+// DefaultAddress is that of the agent on this host.
+const DefaultAddress = "http://127.0.0.1:8500"
 
-const (
-	defaultAddress   = "http://127.0.0.1:8500"
-	defaultMinTTL    = 10 * time.Second
-	defaultLeaderGap = 5 * time.Second
-	maxLockDelay     = 60 * time.Second
-)
+const maxLockDelay = 60 * time.Second
 
-// FromEnvironment returns a configuration with what the environment says of Consul: CONSUL_HTTP_ADDR, CONSUL_HTTP_SSL,
-// CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY and
-// CONSUL_TLS_SERVER_NAME, as the consul command reads them. Cluster remains to be set.
-func FromEnvironment(getenv func(string) string) Config {
-	c := Config{
-		Address: getenv("CONSUL_HTTP_ADDR"), Token: getenv("CONSUL_HTTP_TOKEN"), TokenFile: getenv("CONSUL_HTTP_TOKEN_FILE"),
-		TLS: TLS{
-			CAFile: getenv("CONSUL_CACERT"), CertFile: getenv("CONSUL_CLIENT_CERT"), KeyFile: getenv("CONSUL_CLIENT_KEY"),
-			ServerName: getenv("CONSUL_TLS_SERVER_NAME"),
-		},
-	}
-	if c.Address != "" && !strings.Contains(c.Address, "://") {
-		scheme := "http://"
-		if ssl := getenv("CONSUL_HTTP_SSL"); ssl == "1" || strings.EqualFold(ssl, "true") {
-			scheme = "https://"
-		}
-		c.Address = scheme + c.Address
-	}
-	return c
-}
-
-// check returns everything that is wrong with c, after filling in the defaults.
+// check fills in the defaults and returns everything that is wrong with c.
 func (c *Config) check() error {
 	if c.Address == "" {
-		c.Address = defaultAddress
+		c.Address = DefaultAddress
 	}
 	if c.MinTTL == 0 {
-		c.MinTTL = defaultMinTTL
+		c.MinTTL = election.ConsulTraits().MinTTL
 	}
 	if c.TTL == 0 {
 		c.TTL = c.MinTTL
 	}
 	if c.LeaderGap == 0 {
-		c.LeaderGap = defaultLeaderGap
+		c.LeaderGap = election.ConsulTraits().LeaderGap
 	}
 	var errs []error
 	if c.Cluster == "" || strings.ContainsAny(c.Cluster, "/ ") {
-		errs = append(errs, fmt.Errorf("cluster %q: it must be a name without slashes and spaces", c.Cluster))
+		errs = append(errs, fmt.Errorf("cluster: %q is not a name without slashes and blanks", c.Cluster))
 	}
-	u, err := url.Parse(c.Address)
-	switch {
-	case err != nil:
-		errs = append(errs, fmt.Errorf("consul.address %q is not a URL: %v", c.Address, err))
-	case u.Scheme == "unix":
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		errs = append(errs, fmt.Errorf("consul.address %q: write http://host:port, https://host:port or unix:///path", c.Address))
-	case u.Scheme == "http" && c.TLS != TLS{}:
-		errs = append(errs, fmt.Errorf("consul.tls is set but consul.address %q is not https://", c.Address))
+	if err := CheckAddress(c.Address); err != nil {
+		errs = append(errs, fmt.Errorf("consul.address: %v", err))
+	} else if c.TLS != (election.TrustFiles{}) && !strings.HasPrefix(c.Address, "https:") {
+		errs = append(errs, fmt.Errorf("consul.tls: it is set, and consul.address %s is not https", c.Address))
 	}
-	for _, other := range c.Others {
-		o, err := url.Parse(other)
-		if err != nil || u == nil || o.Host == "" || o.Path != "" || o.Scheme != u.Scheme || u.Scheme == "unix" {
-			errs = append(errs, fmt.Errorf("consul.others %q: write scheme://host:port, with the scheme of consul.address %q", other, c.Address))
+	for i, other := range c.Others {
+		if err := CheckOther(other, c.Address); err != nil {
+			errs = append(errs, fmt.Errorf("consul.others[%d]: %v", i, err))
 		}
 	}
 	if c.LockDelay < 0 || c.LockDelay > maxLockDelay {
-		errs = append(errs, fmt.Errorf("the lock-delay %v is not between 0 and %v: lower lease.validity", c.LockDelay, maxLockDelay))
+		errs = append(errs, fmt.Errorf("lease.validity: %v, Consul's lock-delay, is not between 0 and %v", c.LockDelay, maxLockDelay))
 	}
 	if c.Service != nil && c.Agents {
-		errs = append(errs, errors.New("consul.service is of controllers: nothing beside an agent is announced"))
+		errs = append(errs, errors.New("consul.service: only controllers are announced, not agents: remove it"))
 	}
 	if c.Service != nil {
 		if err := c.Service.check(); err != nil {
@@ -138,31 +102,62 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// Open returns the store of one cluster. It does not connect: a Consul that is away is found out by the first call.
-// The caller owns the store and closes it.
+// CheckAddress refuses what can't be the address of a Consul agent.
+func CheckAddress(address string) error {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if strings.Trim(path, "/") == "" {
+			return fmt.Errorf("%q has no path; write it like unix:///run/consul.sock", address)
+		}
+		return nil
+	}
+	u, err := election.ParseURL(address)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%v; write http://host:port, https://host:port or unix:///path", err)
+	case u.Path != "":
+		return fmt.Errorf("%q has a path; leave out %q", address, u.Path)
+	}
+	return nil
+}
+
+// CheckOther refuses what can't be the address of an agent other than the one at address.
+func CheckOther(other, address string) error {
+	if err := CheckAddress(other); err != nil {
+		return err
+	}
+	scheme, _, _ := strings.Cut(address, ":")
+	if is, _, _ := strings.Cut(other, ":"); is != scheme || scheme == "unix" {
+		return fmt.Errorf("%q begins with %s:// and consul.address with %s://: give all the same", other, is, scheme)
+	}
+	return nil
+}
+
+// Open returns the store of one cluster. It does not connect, so the first call detects a Consul
+// that is away. The caller owns the store and closes it.
 func Open(cfg Config) (*Store, error) {
 	return open(cfg, nil)
 }
 
-// open is Open with a seam for tests: wrap may put itself before the transport.
+// open is Open with a seam for tests: wrap may wrap the transport.
 func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, error) {
 	if err := cfg.check(); err != nil {
-		return nil, fmt.Errorf("cannot open the Consul store: %v", err)
+		return nil, err
 	}
 	transport, err := cfg.transport()
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the Consul store: %v", err)
+		return nil, err
 	}
-	bearer := &bearer{fixed: cfg.Token, file: cfg.TokenFile}
-	if _, err := bearer.token(); err != nil {
-		return nil, fmt.Errorf("cannot open the Consul store: %v", err)
+	token, err := election.OpenCredential(cfg.TokenFile, cfg.Token)
+	if err != nil {
+		return nil, fmt.Errorf("consul.token_file: %v", err)
 	}
-	bearer.next = transport
+	bearer := &bearer{next: transport, token: token}
 	if wrap != nil {
 		bearer.next = wrap(transport)
 	}
 	if len(cfg.Others) > 0 {
 		all := &spread{next: bearer.next}
+		all.hedge.Endpoints, all.hedge.Home = 1+len(cfg.Others), avoidFor
 		for _, address := range append([]string{cfg.Address}, cfg.Others...) {
 			_, host, _ := strings.Cut(address, "://")
 			all.hosts = append(all.hosts, strings.TrimSuffix(host, "/"))
@@ -187,8 +182,8 @@ func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, e
 	// Bearer sets the token, so that the client's environment can't.
 	client.SetHeaders(http.Header{})
 	s := &Store{
-		cfg: cfg, client: client, transport: transport, log: cfg.Log,
-		prefix: "tanist/" + cfg.Cluster + "/", entry: "tanist-" + cfg.Cluster,
+		cfg: cfg, client: client, transport: transport, token: token, log: cfg.Log,
+		prefix: election.ClusterPath(election.RootPath, cfg.Cluster), entry: "tanist-" + cfg.Cluster,
 		watchers: map[chan election.Hint]bool{},
 	}
 	if cfg.Agents {
@@ -198,16 +193,17 @@ func open(cfg Config, wrap func(http.RoundTripper) http.RoundTripper) (*Store, e
 	return s, nil
 }
 
-// socketURL stands for an agent behind a Unix socket: the dialer knows the path, what is left of the URL is the Host header.
+// socketURL stands for an agent behind a Unix socket: the dialer knows the path, and the URL only
+// supplies the Host header.
 const socketURL = "http://consul.sock"
 
-// placeholder keeps the client from looking for a token of its own; [bearer] replaces it.
+// placeholder stops the client from looking for a token of its own; [bearer] replaces it.
 const placeholder = "none"
 
 func (c Config) transport() (*http.Transport, error) {
+	dialer := &net.Dialer{Timeout: dialLimit, KeepAlive: 10 * time.Second}
 	t := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   3 * time.Second,
+		DialContext:           dialer.DialContext,
 		MaxIdleConnsPerHost:   8,
 		IdleConnTimeout:       60 * time.Second,
 		ExpectContinueTimeout: time.Second,
@@ -216,83 +212,89 @@ func (c Config) transport() (*http.Transport, error) {
 	if !strings.HasPrefix(c.Address, "https:") {
 		return t, nil
 	}
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.TLS.ServerName}
-	if c.TLS.CAFile != "" {
-		pem, err := os.ReadFile(c.TLS.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("consul.tls.ca_file: %v", err)
-		}
-		t.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("consul.tls.ca_file: there is no certificate in %s", c.TLS.CAFile)
-		}
+	trust, err := election.OpenTrust(c.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("consul.tls: %v", err)
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		return nil, errors.New("consul.tls: cert_file and key_file go together")
-	}
-	if c.TLS.CertFile != "" {
-		pair := func() (*tls.Certificate, error) {
-			p, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("consul.tls: %v", err)
-			}
-			return &p, nil
+	t.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		config := trust.Config()
+		if config.ServerName == "" {
+			config.ServerName, _, _ = net.SplitHostPort(address)
 		}
-		if _, err := pair(); err != nil {
-			return nil, err
-		}
-		// Read at every handshake: certificates are renewed while we run.
-		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair() }
+		ctx, cancel := context.WithTimeout(ctx, dialLimit+handshakeLimit)
+		defer cancel()
+		return (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext(ctx, network, address)
 	}
 	return t, nil
 }
 
-// bearer puts the token on every request. A token file is looked at again every few seconds, because tokens are
-// rotated while we run; one that can't be read leaves the last token in force.
+const (
+	dialLimit      = 3 * time.Second
+	handshakeLimit = 3 * time.Second
+)
+
+// bearer sets the token of every request. Tokens are rotated while the process runs: bearer rereads
+// the file when a token is refused, and presents the last accepted token until the servers know the
+// new one. A refused request was not carried out.
 type bearer struct {
 	next  http.RoundTripper
-	fixed string
-	file  string
-
-	mu     sync.Mutex
-	read   election.Instant
-	latest string
+	token *election.Credential
 }
 
-const tokenEvery = 5 * time.Second
-
 func (b *bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	token, err := b.token()
-	if err != nil {
-		return nil, err
+	first := b.token.Words(false)[0]
+	response, err := b.present(r, first, false)
+	if err != nil || !refused(response) || r.Body != nil && r.GetBody == nil {
+		return response, err
 	}
+	words := b.token.Words(true)
+	if !unknown(response) {
+		words = words[:1] // the token is known but has no permission for this
+	}
+	for _, token := range words {
+		if token == first {
+			continue
+		}
+		again, err := b.present(r, token, true)
+		if err != nil || !refused(again) {
+			response.Body.Close()
+			return again, err
+		}
+		again.Body.Close()
+	}
+	return response, nil
+}
+
+func refused(response *http.Response) bool {
+	return response.StatusCode == http.StatusForbidden || response.StatusCode == http.StatusUnauthorized
+}
+
+// unknown reports whether the servers refused a token because no such token exists.
+func unknown(response *http.Response) bool {
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(text), response.Body), response.Body}
+	return bytes.Contains(text, []byte("ACL not found"))
+}
+
+func (b *bearer) present(r *http.Request, token string, again bool) (*http.Response, error) {
 	r = r.Clone(r.Context())
+	if again && r.Body != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		r.Body = body
+	}
 	r.Header.Del("X-Consul-Token")
 	if token != "" {
 		r.Header.Set("X-Consul-Token", token)
 	}
-	return b.next.RoundTrip(r)
-}
-
-func (b *bearer) token() (string, error) {
-	if b.file == "" {
-		return b.fixed, nil
+	response, err := b.next.RoundTrip(r)
+	if err == nil && !refused(response) {
+		b.token.Accepted(token)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := election.BootClock()
-	if b.latest != "" && now.Sub(b.read) < tokenEvery {
-		return b.latest, nil
-	}
-	content, err := os.ReadFile(b.file)
-	switch token := strings.TrimSpace(string(content)); {
-	case err == nil && token != "":
-		b.latest, b.read = token, now
-	case b.latest != "":
-	case err != nil:
-		return "", fmt.Errorf("consul.token_file: %v", err)
-	default:
-		return "", fmt.Errorf("consul.token_file: %s is empty", b.file)
-	}
-	return b.latest, nil
+	return response, err
 }

@@ -22,7 +22,8 @@ import (
 	"github.com/tanist/tanist/election/electiontest"
 )
 
-// runs returns how often a fault is tried: few times, or as often as a figure needs with TANIST_LONG=1.
+// runs returns how often a fault is tried: few times, or as often as a figure needs with
+// TANIST_LONG=1.
 func runs(few, long int) int {
 	if os.Getenv("TANIST_LONG") == "1" {
 		return long
@@ -162,15 +163,15 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 		h.link = electiontest.NewProxy(t, agent.HTTP())
 		var err error
 		h.store, err = Open(Config{
-			Cluster: "orders", Address: "https://" + h.link.Addr(), Token: token, TLS: TLS{CAFile: c.CAFile, ServerName: "localhost"},
+			Cluster: "orders", Address: "https://" + h.link.Addr(), Token: token, TLS: election.TrustFiles{CAFile: c.CAFile, ServerName: "localhost"},
 			Log: zerolog.Nop(), LockDelay: timing.Validity, TTL: timing.TTL, Service: &Service{Name: "orders"},
 		})
 		must(t, err)
 		must(t, timing.Validate(h.store.Traits()))
 		w.hosts = append(w.hosts, h)
 		h.presence = &election.Presence{
-			Store: h.store, TTL: timing.TTL, Name: "controllers/" + h.name,
-			Mine: func([]byte) bool { return true }, Dead: func([]byte) bool { return false },
+			Store: h.store, TTL: timing.TTL, Names: []string{"controllers/" + h.name},
+			Owner: func([]byte) election.Owner { return election.Owner{Ours: true} },
 		}
 		h.say(election.StateReady)
 		running.Go(func() { _ = h.presence.Run(ctx) })
@@ -187,8 +188,9 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 	return w
 }
 
-// lead runs the controller for one reign. When the store is away the controller uses the whole of its validity, and what a kill
-// may take after it, before the lease is given back: as the slowest that the guard allows.
+// lead runs the controller for one reign. When the store is away the controller uses the whole of
+// its validity, and what a kill may take after it, before the lease is given back: as the slowest
+// that the guard allows.
 func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *election.Tenure) election.End {
 	for election.BootClock() < tenure.NotBefore && ctx.Err() == nil {
 		nap(ctx, tenure.NotBefore.Sub(election.BootClock()))
@@ -249,7 +251,8 @@ func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *el
 	return election.End{Reason: ended(), Yield: true}
 }
 
-// active returns the host that serves, and the other one, once DNS says so too and the other one is ready to take over.
+// active returns the host that serves, and the other one, once DNS says so too and the other one is
+// ready to take over.
 func (w *world) active(t *testing.T) (active, passive *candidate) {
 	t.Helper()
 	for end := time.Now().Add(120 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -312,8 +315,8 @@ func figures(t *testing.T, what string, all []time.Duration) (median time.Durati
 	return median
 }
 
-// tooLate reports whether a time that people wait for is beyond the goal, which is judged on a quiet machine: in the short form it may
-// be ten times that.
+// tooLate reports whether a time that people wait for is beyond the goal, which is judged on a
+// quiet machine: in the short form it may be ten times that.
 func tooLate(took, goal time.Duration) bool {
 	return took > goal*time.Duration(runs(10, 1))
 }
@@ -432,7 +435,7 @@ func (k *contender) wait(t *testing.T, most time.Duration) {
 	t.Fatalf("consul lock did not start its program within %v:\n%s", most, k.out.String())
 }
 
-// TestSilentLinkDrops: the link of the active drops everything without a word; the host lives.
+// TestSilentLinkDrops: the link of the active silently drops everything; the host lives.
 func TestSilentLinkDrops(t *testing.T) {
 	for _, test := range []struct {
 		timing    election.Timing
@@ -509,13 +512,14 @@ func TestConsulLeaderKilled(t *testing.T) {
 			for _, s := range w.journal.spans {
 				t.Logf("%s term %d ended: %s", s.who, s.term, s.why)
 			}
-			// An election that takes longer than the profile allows for may cost the lease; it is the machine's, and ends the run.
-			if gap <= defaultLeaderGap {
+			// An election that takes longer than the profile allows for may cost the lease; it is
+			// the machine's, and ends the run.
+			if gap <= election.ConsulTraits().LeaderGap {
 				t.Errorf("%d reigns, want 1, after an election of %v", terms, gap)
 			} else if len(all) < runs(1, 20) {
-				t.Errorf("only %d elections were within the %v that the profile allows for; the last took %v", len(all)-1, defaultLeaderGap, gap)
+				t.Errorf("only %d elections were within the %v that the profile allows for; the last took %v", len(all)-1, election.ConsulTraits().LeaderGap, gap)
 			} else {
-				t.Logf("the election took %v, more than the %v that the profile allows for, and cost the lease", gap, defaultLeaderGap)
+				t.Logf("the election took %v, more than the %v that the profile allows for, and cost the lease", gap, election.ConsulTraits().LeaderGap)
 			}
 			break
 		}
@@ -553,7 +557,8 @@ func TestLocalAgentRestarts(t *testing.T) {
 	w.noOverlap(t)
 }
 
-// BenchmarkRenew is what a renewal costs: one session renewal and one write of the beat, through a client agent.
+// BenchmarkRenew is what a renewal costs: one session renewal and one write of the beat, through a
+// client agent.
 func BenchmarkRenew(b *testing.B) {
 	c := consultest.Start(b, consultest.Options{Servers: 3, Clients: 1})
 	s, err := Open(Config{Cluster: "orders", Address: c.Clients[0].URL()})
@@ -569,7 +574,7 @@ func BenchmarkRenew(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if err := s.Renew(b.Context(), election.Renewal{Lease: lease, Hold: true, Beat: true}); err != nil {
+		if err := renewed(b.Context(), s, lease, true); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -587,7 +592,7 @@ func BenchmarkHandOver(b *testing.B) {
 	for b.Loop() {
 		snap, err := s.Read(b.Context())
 		if err == nil && lease != "" {
-			if err = s.Release(b.Context(), lease, snap.Breadcrumb); err == nil {
+			if err = s.Release(b.Context(), election.Release{Lease: lease, Breadcrumb: snap.Breadcrumb}); err == nil {
 				snap, err = s.Read(b.Context())
 			}
 		}

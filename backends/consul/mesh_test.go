@@ -82,8 +82,8 @@ func program(t *testing.T, address, name string) (stop func()) {
 	return stop
 }
 
-// TestMeshReachesTheActive: a downstream of the mesh reaches the active through Consul's built-in proxy, before and after
-// a failover, with default deny and TLS.
+// TestMeshReachesTheActive: a downstream of the mesh reaches the active through Consul's built-in
+// proxy, before and after a failover, with default deny and TLS.
 func TestMeshReachesTheActive(t *testing.T) {
 	t.Parallel()
 	c := locked(t, consultest.Options{Clients: 2})
@@ -109,7 +109,7 @@ func TestMeshReachesTheActive(t *testing.T) {
 	for i := range hosts {
 		h := host{name: fmt.Sprintf("ctl-%c", 'a'+i), ip: neighbour(c, 201+i)}
 		h.store, err = Open(Config{
-			Cluster: "orders", Address: c.Clients[i].URL(), Token: controller, TLS: TLS{CAFile: c.CAFile}, Log: logger(t),
+			Cluster: "orders", Address: c.Clients[i].URL(), Token: controller, TLS: election.TrustFiles{CAFile: c.CAFile}, Log: logger(t),
 			LockDelay: time.Second, Service: &Service{Name: "orders", Connect: true},
 		})
 		must(t, err)
@@ -173,7 +173,8 @@ func TestMeshReachesTheActive(t *testing.T) {
 		t.Errorf("the mesh has the endpoints %+v", endpoints)
 	}
 
-	// An Envoy beside a controller finds its registration: it is on no agent, so it asks a server.
+	// An Envoy next to a controller finds its registration. The registration is on no agent, so it
+	// asks a server.
 	cmd := exec.CommandContext(t.Context(), c.Binary(), "connect", "envoy", "-bootstrap", "-ignore-envoy-compatibility",
 		"-node-name", "tanist-orders", "-proxy-id", "orders-sidecar-proxy", "-grpc-addr", "https://"+c.Servers[0].GRPC(), "-grpc-ca-file", c.CAFile)
 	cmd.Env = c.Env(c.Servers[0], mesh)
@@ -186,7 +187,7 @@ func TestMeshReachesTheActive(t *testing.T) {
 	}
 
 	hosts[0].stop()
-	must(t, hosts[0].store.Release(t.Context(), first, election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true}))
+	must(t, hosts[0].store.Release(t.Context(), election.Release{Lease: first, Breadcrumb: election.Breadcrumb{Term: 1, Controller: "ctl-a", Clean: true}}))
 	if got := through(); got != "error" {
 		t.Errorf("with nobody active the mesh reaches %q", got)
 	}

@@ -16,16 +16,16 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Service is how the active appears in Consul's catalog, and with that in DNS: <Name>.service.consul answers with the active
-// and with nothing else, and active.<Name>.service.consul as well.
+// Service describes how the active appears in Consul's catalog and therefore in DNS:
+// <Name>.service.consul and active.<Name>.service.consul resolve to the active only.
 type Service struct {
 	Name string
 	Tags []string // besides "active"
 
-	// Connect registers a mesh proxy for the active too. The proxy itself is run by whoever runs the host, always, beside
-	// every controller: only the active's gets connections.
+	// Connect also registers a mesh proxy for the active. The operator runs the proxy next to every
+	// controller at all times; only the active's gets connections.
 	Connect bool
-	// ProxyPort is where this controller's mesh proxy listens. Zero: 21000.
+	// ProxyPort is the port of this controller's mesh proxy. Zero: 21000.
 	ProxyPort int
 }
 
@@ -59,12 +59,12 @@ func (s *Store) serviceGone() []op {
 	return ops
 }
 
-// serviceOps makes the registration what a says: there if a is serving, absent otherwise.
+// serviceOps sets the registration to what a describes: present if a is serving, absent otherwise.
 func (s *Store) serviceOps(a election.Active) ([]op, error) {
 	if s.cfg.Service == nil {
 		return nil, nil
 	}
-	if !a.Serving() || a.URL == "" { // without a URL there is nothing to lead anybody to
+	if !a.Serving() || a.URL == "" { // without a URL there is nothing to register
 		return s.serviceGone(), nil
 	}
 	services, err := s.services(a)
@@ -88,6 +88,13 @@ func (s *Store) services(a election.Active) ([]api.AgentService, error) {
 	meta := map[string]string{
 		"tanist-cluster": s.cfg.Cluster, "controller": a.Controller, "term": termText(a.Term), "role": string(election.RoleActive), "url": a.URL,
 	}
+	named, err := namedURLs(a)
+	if err != nil {
+		return nil, fmt.Errorf("cannot announce %s: %v", a.Controller, err)
+	}
+	for name, u := range named {
+		meta["url-"+name] = u.String()
+	}
 	weights := api.AgentWeights{Passing: 1, Warning: 1}
 	services := []api.AgentService{{
 		ID: v.Name, Service: v.Name, Address: host, Port: port, Tags: append([]string{"active"}, v.Tags...), Meta: meta, Weights: weights,
@@ -108,7 +115,19 @@ func (s *Store) services(a election.Active) ([]api.AgentService, error) {
 	return services, nil
 }
 
-// hostPort returns where a URL leads.
+// namedURLs returns the other URLs of a record.
+func namedURLs(a election.Active) (map[string]election.URL, error) {
+	if a.URLs == "" {
+		return nil, nil
+	}
+	main, err := election.ParseURL(a.URL)
+	if err != nil {
+		return nil, err
+	}
+	return a.URLs.Check(main)
+}
+
+// hostPort returns the host and port of a URL.
 func hostPort(raw string) (host string, port int, err error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" {
@@ -130,15 +149,16 @@ func hostPort(raw string) (host string, port int, err error) {
 	return u.Hostname(), port, nil
 }
 
-// Announcer keeps the registration of the active true where no transaction of a reign can: it removes the one that is left
-// when a lease ended and nobody took over, and puts back that of this process's own reign if somebody removed or
-// changed it. It writes only if the role key still is as it was read, and only what is this cluster's.
+// Announcer keeps the registration of the active correct where no transaction of a reign can: it
+// removes a registration whose lease ended without a successor, and restores that of this process's
+// own reign if somebody removed or changed it. It writes only if the role key is unchanged since it
+// was read, and only registrations of this cluster.
 type Announcer struct {
 	store *Store
 }
 
-// Announcer returns the announcer of s, or nil if [Config.Service] is not set. Every process beside a controller should
-// run one.
+// Announcer returns the announcer of s, or nil if [Config.Service] is not set. Every process next
+// to a controller should run one.
 func (s *Store) Announcer() *Announcer {
 	if s.cfg.Service == nil {
 		return nil
@@ -147,11 +167,11 @@ func (s *Store) Announcer() *Announcer {
 }
 
 const (
-	announceEvery   = 15 * time.Second // looks without a hint; somebody may have changed the catalog
+	announceEvery   = 15 * time.Second // without a hint; somebody may have changed the catalog
 	announceAttempt = 3 * time.Second
 )
 
-// Run works until ctx ends, and returns nil then. Failures are logged once and outlived.
+// Run works until ctx ends, and returns nil then. It logs a failure once and retries.
 func (a *Announcer) Run(ctx context.Context) error {
 	ctx, cancel := a.store.until(ctx)
 	defer cancel()
@@ -167,11 +187,11 @@ func (a *Announcer) Run(ctx context.Context) error {
 			return nil
 		case err != nil:
 			if !failing {
-				a.store.log.Warn().Err(err).Msg("cannot look after the registration in Consul's catalog; trying again")
+				a.store.log.Warn().Err(err).Msg("cannot maintain the registration in Consul's catalog; retrying")
 			}
 			failing, wait = true, time.Second
 		case failing:
-			a.store.log.Info().Msg("the registration in Consul's catalog is looked after again")
+			a.store.log.Info().Msg("the registration in Consul's catalog is maintained again")
 			failing = false
 		}
 		timer := time.NewTimer(wait)
@@ -185,10 +205,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 	return nil
 }
 
-// repair looks once and does what is needed.
+// repair reads once and writes what is needed.
 func (a *Announcer) repair(ctx context.Context) error {
 	s := a.store
-	pair, err := s.get(ctx, "active")
+	pair, err := s.get(ctx, election.ActiveKey)
 	if err != nil {
 		return err
 	}
@@ -209,12 +229,12 @@ func (a *Announcer) repair(ctx context.Context) error {
 		version = election.Version(pair.ModifyIndex)
 		active, err = election.DecodeActive(pair.Value)
 		if err != nil {
-			return fmt.Errorf("cannot tell who is active: %v", err)
+			return fmt.Errorf("cannot determine the active controller: %v", err)
 		}
 		lease := s.published.Load()
 		mine = lease != nil && pair.Session == string(*lease)
 	}
-	ops := []op{s.unchanged("active", version, errMoved)}
+	ops := []op{s.unchanged(election.ActiveKey, version, errMoved)}
 	if !active.Serving() {
 		for _, o := range s.serviceGone() {
 			if v := present[o.Service.Service.ID]; v != nil && v.Meta["tanist-cluster"] == s.cfg.Cluster {
@@ -243,7 +263,7 @@ func (a *Announcer) repair(ctx context.Context) error {
 	}
 	switch {
 	case errors.Is(err, errMoved):
-		return nil // the hint of that change is under way
+		return nil // the hint for that change is on its way
 	case err != nil:
 		return err
 	}

@@ -28,7 +28,7 @@ func deployed(t *testing.T, name string) string {
 	return string(b)
 }
 
-// answer is what DNS says of a name.
+// answer is the DNS answer for a name.
 type answer struct {
 	code  dnsmessage.RCode
 	addrs []string // A: addresses; SRV: target:port
@@ -100,7 +100,7 @@ func ask(t *testing.T, server, name string, kind dnsmessage.Type) answer {
 	return a
 }
 
-// answered waits until DNS says want.
+// answered waits until DNS answers want.
 func answered(t *testing.T, server, name, want string) {
 	t.Helper()
 	var got answer
@@ -152,13 +152,13 @@ func TestDNSAnswersWithTheActive(t *testing.T) {
 	list, _, err := raw.Catalog().Service("shop", "active", nil)
 	must(t, err)
 	if len(list) != 1 || list[0].ServiceMeta["term"] != "1" || list[0].ServiceMeta["controller"] != "ctl-a" || list[0].ServiceMeta["role"] != "active" {
-		t.Errorf("the catalog says %+v", list)
+		t.Errorf("the catalog has %+v", list)
 	}
 	publish(a, first, recordA, election.StateStopping, "http://127.0.0.2:8081")
 	is("stopping", none)
 	publish(a, first, recordA, election.StateServing, "http://127.0.0.2:8081")
 
-	// A takeover from a holder that says nothing any more.
+	// A takeover from a holder that has fallen silent.
 	b, err := Open(config)
 	must(t, err)
 	defer b.Close()
@@ -178,7 +178,7 @@ func TestDNSAnswersWithTheActive(t *testing.T) {
 	is("after the old holder's attempt", none)
 	publish(b, second, recordB, election.StateServing, "http://127.0.0.3:8082")
 	is("serving again", "127.0.0.3")
-	must(t, b.Release(t.Context(), second, election.Breadcrumb{Term: 2, Controller: "ctl-b", Clean: true}))
+	must(t, b.Release(t.Context(), election.Release{Lease: second, Breadcrumb: election.Breadcrumb{Term: 2, Controller: "ctl-b", Clean: true}}))
 	is("released", none)
 
 	for _, bad := range []string{"", "nothing", "tcp://127.0.0.1", "http://127.0.0.1:99999"} {
@@ -197,7 +197,8 @@ func TestAnnouncerRepairs(t *testing.T) {
 	must(t, err)
 	own, err := c.Client(host)
 	must(t, err)
-	// Others have services too: one of the same name on the host's own agent would be a second answer, so another name.
+	// Others have services too: one of the same name on the host's own agent would be a second
+	// answer, so another name.
 	must(t, own.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "shop", Name: "other", Port: 1}))
 	_, err = raw.Catalog().Register(&api.CatalogRegistration{
 		Node: "tanist-orders", Address: "127.0.0.1", Service: &api.AgentService{ID: "theirs", Service: "theirs", Port: 2},
@@ -225,7 +226,7 @@ func TestAnnouncerRepairs(t *testing.T) {
 	answered(t, server.DNS(), "shop.service.consul", "127.0.0.2")
 	must(t, host.Start())
 	must(t, c.Wait(t.Context()))
-	must(t, a.Renew(t.Context(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	must(t, renewed(t.Context(), a, lease, true))
 	answered(t, server.DNS(), "shop.service.consul", "127.0.0.2")
 
 	// Somebody removes the registration.
@@ -233,7 +234,7 @@ func TestAnnouncerRepairs(t *testing.T) {
 		_, err = raw.Catalog().Deregister(&api.CatalogDeregistration{Node: "tanist-orders", ServiceID: id}, nil)
 		must(t, err)
 	}
-	must(t, a.Renew(t.Context(), election.Renewal{Lease: lease, Hold: true, Beat: true})) // a beat is a hint to look
+	must(t, renewed(t.Context(), a, lease, true)) // a beat is a hint to look
 	answered(t, server.DNS(), "shop.service.consul", "127.0.0.2")
 
 	// The session ends and nobody takes over.
@@ -260,7 +261,7 @@ func TestNeverTwoAnswers(t *testing.T) {
 	}
 	c := locked(t, consultest.Options{Servers: 3, Config: quickTTL})
 	config := Config{
-		Cluster: "orders", Token: granted(t, c, "policy-controller.hcl", "orders"), TLS: TLS{CAFile: c.CAFile},
+		Cluster: "orders", Token: granted(t, c, "policy-controller.hcl", "orders"), TLS: election.TrustFiles{CAFile: c.CAFile},
 		MinTTL: time.Second, Log: logger(t), Service: &Service{Name: "orders"},
 	}
 	var hosts [2]*Store
@@ -316,7 +317,7 @@ func TestNeverTwoAnswers(t *testing.T) {
 		if i > 0 {
 			switch i % 3 {
 			case 0: // released
-				must(t, before.Release(t.Context(), lease, snap.Breadcrumb))
+				must(t, before.Release(t.Context(), election.Release{Lease: lease, Breadcrumb: snap.Breadcrumb}))
 			case 1: // silent
 				silent = snap.Beat
 			case 2: // the session ended
@@ -354,8 +355,16 @@ func TestServiceRegistration(t *testing.T) {
 	s, err := Open(Config{Cluster: "orders", Service: &Service{Name: "shop", Connect: true, Tags: []string{"v2"}}})
 	must(t, err)
 	defer s.Close()
-	list, err := s.services(election.Active{Controller: "ctl-a", Term: 7, State: election.StateServing, URL: "https://10.0.0.11"})
+	record := election.Active{Controller: "ctl-a", Term: 7, State: election.StateServing, URL: "https://10.0.0.11", URLs: `{"pb":"http://10.0.0.11:9989"}`}
+	list, err := s.services(record)
 	must(t, err)
+	if list[0].Meta["url-pb"] != "http://10.0.0.11:9989" || list[1].Meta["url-pb"] != "http://10.0.0.11:9989" {
+		t.Errorf("the metadata is %v", list[0].Meta)
+	}
+	record.URLs = `{"pb":"http://10.0.0.66:9989"}`
+	if _, err := s.services(record); err == nil {
+		t.Error("a URL of another host is announced")
+	}
 	if len(list) != 2 || list[0].Port != 443 || list[0].Address != "10.0.0.11" || !slices.Equal(list[0].Tags, []string{"active", "v2"}) || list[0].Meta["term"] != "7" {
 		t.Errorf("%+v", list)
 	}

@@ -2,186 +2,90 @@ package consul
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"sync"
+	"net/http/httptrace"
 	"time"
 
 	"github.com/tanist/tanist/election"
 )
 
-// spread sends requests to the first of several addresses that answers. One that does not answer is put last for a while.
-//
-// A request that may be carried out twice (see [repeatable]) is hedged: if there is no answer within a third of the time that
-// it has, it is sent to the next address too. Any other goes to the next address only if it surely was not sent.
+// spread sends requests to the first of several addresses that responds, by [election.Hedge]. An
+// address that does not respond moves to the end for a while.
 type spread struct {
 	next  http.RoundTripper
 	hosts []string // host:port, in order of preference
-
-	mu    sync.Mutex
-	first int              // where to begin
-	until election.Instant // then the order of preference is tried again
+	hedge election.Hedge
 }
 
-const (
-	avoidFor   = 5 * time.Second
-	hedgeAfter = time.Second // without a deadline
-)
+const avoidFor = 5 * time.Second
 
 type repeatableKey struct{}
 
-// repeatable marks the requests of a context: carried out twice they do what they do once.
+// repeatable marks the requests of a context that are idempotent.
 func repeatable(ctx context.Context) context.Context {
 	return context.WithValue(ctx, repeatableKey{}, true)
 }
 
-func (s *spread) begin() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.first != 0 && election.BootClock() >= s.until {
-		s.first = 0
-	}
-	return s.first
-}
-
-// avoid makes requests begin after host i for a while.
-func (s *spread) avoid(i int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.first == i {
-		s.first, s.until = (i+1)%len(s.hosts), election.BootClock().Add(avoidFor)
-	}
-}
-
-// reply is the outcome of one attempt.
-type reply struct {
-	host     int
-	response *http.Response
-	err      error
-	cancel   context.CancelFunc
-}
-
-func (p reply) drop() {
-	if p.response != nil {
-		p.response.Body.Close()
-	}
-	p.cancel()
-}
-
 func (s *spread) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := r.Context()
-	blocking := r.URL.Query().Get("index") != ""
-	again := r.Method == http.MethodGet || ctx.Value(repeatableKey{}) != nil
-	replies := make(chan reply, len(s.hosts))
-	first, sent, open := s.begin(), 0, 0
-	// Whoever is not needed any more is cancelled when the caller is answered.
-	cancels := map[int]context.CancelFunc{}
-	defer func() {
-		for _, cancel := range cancels {
-			cancel()
-		}
-		if left := open; left > 0 {
-			go func() {
-				for range left {
-					(<-replies).drop()
-				}
-			}()
-		}
-	}()
-	send := func() error {
-		i := (first + sent) % len(s.hosts)
-		attempt, cancel := context.WithCancel(ctx)
-		copied := r.Clone(attempt)
-		if sent > 0 && r.Body != nil {
-			body, err := r.GetBody()
-			if err != nil {
-				cancel()
-				return err
-			}
-			copied.Body = body
-		}
-		copied.URL.Host, copied.Host = s.hosts[i], s.hosts[i]
-		sent++
-		open++
-		cancels[i] = cancel
-		go func() {
-			response, err := s.next.RoundTrip(copied) //nolint:bodyclose // whoever receives the reply closes it
-			replies <- reply{i, response, err, cancel}
-		}()
-		return nil
+	if r.Body != nil {
+		defer r.Body.Close()
 	}
-	if err := send(); err != nil {
+	again := r.Method == http.MethodGet || r.Context().Value(repeatableKey{}) != nil
+	response, err := election.FirstAnswer(r.Context(), &s.hedge, election.Question[*http.Response]{ //nolint:bodyclose // the caller does
+		Repeatable: again,
+		Patient:    r.URL.Query().Get("index") != "", // a blocking query
+		Ask: func(ctx context.Context, host int, sent func()) (*http.Response, error) {
+			response, err := s.send(ctx, r, host, sent)
+			if err == nil && again && response.StatusCode >= http.StatusInternalServerError {
+				err = fmt.Errorf("%s answers %s", s.hosts[host], response.Status)
+			}
+			return response, err
+		},
+		Drop: func(response *http.Response) {
+			if response != nil {
+				response.Body.Close()
+			}
+		},
+	})
+	if response != nil {
+		return response, nil // no host had a better response
+	}
+	return nil, err
+}
+
+// send makes one attempt. The response can be read after the attempt ends, until the context of r
+// ends.
+func (s *spread) send(attempt context.Context, r *http.Request, host int, sent func()) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(attempt, cancel)
+	// A request is written only once there is a connection.
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent() }}
+	copied := r.Clone(httptrace.WithClientTrace(ctx, trace))
+	copied.URL.Host, copied.Host = s.hosts[host], s.hosts[host]
+	if r.GetBody != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		copied.Body = body
+	}
+	response, err := s.next.RoundTrip(copied)
+	if !stop() && err == nil {
+		response.Body.Close()
+		err = attempt.Err()
+	}
+	if err != nil {
+		cancel()
 		return nil, err
 	}
-	var hedge <-chan time.Time
-	if again && !blocking {
-		wait := hedgeAfter
-		if end, ok := ctx.Deadline(); ok {
-			wait = time.Until(end) / 3
-		}
-		timer := time.NewTicker(max(wait, time.Millisecond))
-		defer timer.Stop()
-		hedge = timer.C
-	}
-	var last *reply
-	for {
-		select {
-		case <-hedge:
-			if sent < len(s.hosts) {
-				if err := send(); err != nil {
-					return nil, err
-				}
-			}
-		case got := <-replies:
-			open--
-			delete(cancels, got.host)
-			failed := got.err != nil || (again && got.response.StatusCode >= http.StatusInternalServerError)
-			if !failed {
-				if last != nil {
-					last.drop()
-				}
-				if got.host != first {
-					s.avoid(first) // it was slower than somebody who was asked later
-				}
-				got.response.Body = &finishing{got.response.Body, got.cancel}
-				return got.response, nil
-			}
-			if !errors.Is(context.Cause(ctx), context.Canceled) {
-				s.avoid(got.host)
-			}
-			if last != nil {
-				last.drop()
-			}
-			last = &got
-			if sent < len(s.hosts) && ctx.Err() == nil && (again || notSent(got.err)) {
-				if err := send(); err != nil {
-					got.drop()
-					return nil, err
-				}
-				continue
-			}
-			if open > 0 {
-				continue
-			}
-			if got.err != nil {
-				got.cancel()
-				return nil, got.err
-			}
-			got.response.Body = &finishing{got.response.Body, got.cancel}
-			return got.response, nil
-		}
-	}
+	response.Body = &finishing{response.Body, cancel}
+	return response, nil
 }
 
-// notSent reports whether a request surely did not leave this host.
-func notSent(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
-}
-
-// finishing ends the context of a request when its reply has been read.
+// finishing ends the context of a request once its response has been read.
 type finishing struct {
 	io.ReadCloser
 	done context.CancelFunc

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,11 +17,10 @@ import (
 	"time"
 
 	"github.com/tanist/tanist/backends/consul/consultest"
-	"github.com/tanist/tanist/election"
 )
 
-// TestLocalAgentFrozenOrDead: with another address to ask, the local agent's death costs no renewal, and its freeze none that is
-// hedged.
+// TestLocalAgentFrozenOrDead: with another address to ask, the local agent's death costs no
+// renewal, and its freeze none that is hedged.
 func TestLocalAgentFrozenOrDead(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{Clients: 1})
 	config := Config{Cluster: "orders", Address: c.Clients[0].URL(), Log: logger(t)}
@@ -32,7 +32,7 @@ func TestLocalAgentFrozenOrDead(t *testing.T) {
 		// As a renewal of the default profile has it.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		return s.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true})
+		return renewed(ctx, s, lease, true)
 	}
 	following, stop := context.WithCancel(t.Context())
 	sightings := s.Follow(following)
@@ -74,7 +74,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// closing is a body that says when it was closed.
+// closing is a body that records when it was closed.
 type closing struct {
 	io.Reader
 	closed *atomic.Int64
@@ -84,8 +84,9 @@ func (c closing) Close() error { c.closed.Add(1); return nil }
 
 // TestSpread: who is asked when, in fake time. The bubble finds every attempt that is left behind.
 func TestSpread(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Err: errors.New("refused")}
+	var refused error = &net.OpError{Op: "dial", Err: errors.New("refused")}
 	broken := errors.New("broken")
+	const step = 200 * time.Millisecond
 	for _, test := range []struct {
 		name       string
 		repeatable bool
@@ -93,22 +94,24 @@ func TestSpread(t *testing.T) {
 		slow       map[string]time.Duration // absent: at once; an hour: never
 		fail       map[string]error
 		status     map[string]int
+		hangs      string // host to which there is no connection
 		want       string // host; empty: an error
 		after      time.Duration
 		asked      string
 	}{
 		{name: "all well", repeatable: true, want: "a", asked: "a"},
-		{name: "hedged", repeatable: true, slow: map[string]time.Duration{"a": time.Hour}, want: "b", after: time.Second, asked: "ab"},
-		{name: "hedged twice", repeatable: true, slow: map[string]time.Duration{"a": time.Hour, "b": time.Hour}, want: "c", after: 2 * time.Second, asked: "abc"},
-		{name: "the first answers after all", repeatable: true, slow: map[string]time.Duration{"a": 1500 * time.Millisecond, "b": time.Hour}, want: "a", after: 1500 * time.Millisecond, asked: "ab"},
+		{name: "hedged", repeatable: true, slow: map[string]time.Duration{"a": time.Hour}, want: "b", after: step, asked: "ab"},
+		{name: "hedged twice", repeatable: true, slow: map[string]time.Duration{"a": time.Hour, "b": time.Hour}, want: "c", after: 2 * step, asked: "abc"},
+		{name: "the first answers after all", repeatable: true, slow: map[string]time.Duration{"a": 3 * step / 2, "b": time.Hour}, want: "a", after: 3 * step / 2, asked: "ab"},
 		{name: "nobody answers", repeatable: true, slow: map[string]time.Duration{"a": time.Hour, "b": time.Hour, "c": time.Hour}, after: 3 * time.Second, asked: "abc"},
 		{name: "a write is not hedged", slow: map[string]time.Duration{"a": time.Hour}, after: 3 * time.Second, asked: "a"},
-		{name: "a write that was not sent goes on", fail: map[string]error{"a": refused}, want: "b", asked: "ab"},
+		{name: "a write that was not sent tries the next", fail: map[string]error{"a": refused}, want: "b", asked: "ab"},
+		{name: "a write whose connection hangs tries the next", hangs: "a", want: "b", after: step, asked: "ab"},
 		{name: "a write that broke does not", fail: map[string]error{"a": broken}, asked: "a"},
-		{name: "a read that broke goes on", repeatable: true, fail: map[string]error{"a": broken}, want: "b", asked: "ab"},
+		{name: "a read that broke tries the next", repeatable: true, fail: map[string]error{"a": broken}, want: "b", asked: "ab"},
 		{name: "an answer of no use", repeatable: true, status: map[string]int{"a": 500}, want: "b", asked: "ab"},
 		{name: "a write gets its answer", status: map[string]int{"a": 500}, want: "a", asked: "a"},
-		{name: "everybody says no", repeatable: true, status: map[string]int{"a": 500, "b": 500, "c": 500}, want: "c", asked: "abc"},
+		{name: "all refuse", repeatable: true, status: map[string]int{"a": 500, "b": 500, "c": 500}, want: "c", asked: "abc"},
 		{name: "a blocking query is patient", repeatable: true, path: "?index=7", slow: map[string]time.Duration{"a": 2 * time.Second}, want: "a", after: 2 * time.Second, asked: "a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -123,6 +126,13 @@ func TestSpread(t *testing.T) {
 					if body, err := io.ReadAll(r.Body); err != nil || string(body) != "body" {
 						t.Errorf("%s was sent %q, %v", r.URL.Host, body, err)
 					}
+					if test.hangs == r.URL.Host {
+						<-r.Context().Done()
+						return nil, r.Context().Err()
+					}
+					if !errors.Is(test.fail[r.URL.Host], refused) {
+						httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{})
+					}
 					select {
 					case <-time.After(test.slow[r.URL.Host]):
 					case <-r.Context().Done():
@@ -136,6 +146,7 @@ func TestSpread(t *testing.T) {
 						StatusCode: cmp.Or(test.status[r.URL.Host], 200), Body: closing{strings.NewReader(r.URL.Host), &closed},
 					}, nil
 				})}
+				s.hedge.Endpoints = len(s.hosts)
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
 				if test.repeatable {
@@ -161,18 +172,5 @@ func TestSpread(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-// TestSpreadAvoidsTheSilent: who did not answer is asked last for a while, and then first again.
-func TestSpreadAvoidsTheSilent(t *testing.T) {
-	s := &spread{hosts: []string{"a", "b"}}
-	s.avoid(0)
-	if got := s.begin(); got != 1 {
-		t.Errorf("begins with %d, want 1", got)
-	}
-	s.until = election.BootClock()
-	if got := s.begin(); got != 0 {
-		t.Errorf("later it begins with %d, want 0", got)
 	}
 }

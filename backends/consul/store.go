@@ -2,10 +2,10 @@ package consul
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,24 +18,26 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Store is one cluster in Consul. It implements [election.Backend]. All methods may be called from any goroutine.
+// Store is one cluster in Consul. It implements [election.Backend]. All methods may be called from
+// any goroutine.
 type Store struct {
 	cfg       Config
 	client    *api.Client
 	transport *http.Transport
+	token     *election.Credential
 	log       zerolog.Logger
 	prefix    string // of every key, with the slash at its end
-	entry     string // the catalog entry that sessions and services hang on
+	entry     string // the catalog entry of the sessions and services
 
 	open context.Context // ends with Close
 	shut context.CancelCauseFunc
 
-	beats     atomic.Uint64                    // makes every beat another value: Consul ignores a write of the same
+	beats     atomic.Uint64                    // makes every beat unique: Consul ignores a write of the same value
 	published atomic.Pointer[election.LeaseID] // the lease of this process's last publication
 
 	mu       sync.Mutex
 	watchers map[chan election.Hint]bool
-	refused  election.Instant // when the lock-delay of the present vacancy first refused a claim; zero: it did not
+	refused  election.Instant // when the lock-delay of the current vacancy first refused a claim; zero: not yet
 }
 
 var _ election.Backend = (*Store)(nil)
@@ -49,7 +51,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// usable keeps calls whose context has ended from being sent.
+// usable returns an error if ctx has ended, so that the call is not sent.
 func (s *Store) usable(ctx context.Context) error {
 	if s.open.Err() != nil {
 		return errClosed
@@ -57,12 +59,15 @@ func (s *Store) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Traits implements [election.Backend]. The slack is a whole TTL: Consul's servers keep a session for twice as long.
+// Traits implements [election.Backend]. The slack is a whole TTL: Consul's servers keep a session
+// for up to twice the TTL.
 func (s *Store) Traits() election.Traits {
-	return election.Traits{Name: "consul", MinTTL: s.cfg.MinTTL, ExpirySlack: s.cfg.TTL, LeaderGap: s.cfg.LeaderGap}
+	t := election.ConsulTraits()
+	t.MinTTL, t.ExpirySlack, t.LeaderGap = s.cfg.MinTTL, s.cfg.TTL, s.cfg.LeaderGap
+	return t
 }
 
-// Read implements [election.Backend]: one transaction that only reads, preceded by a round to a majority.
+// Read implements [election.Backend] with one read-only transaction, after a round to a majority.
 func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 	snap, err := s.read(ctx)
 	if err != nil {
@@ -72,75 +77,36 @@ func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 }
 
 func (s *Store) read(ctx context.Context) (snap election.Snapshot, err error) {
-	single := []string{"active", "beat", "term", "request", "pause", "heir"}
 	var ops []op
-	for _, key := range single {
+	for _, key := range election.SnapshotKeys() {
 		ops = append(ops, s.kv(api.KVGetOrEmpty, key, nil))
 	}
-	results, err := s.commit(repeatable(ctx), append(ops, s.kv(api.KVGetTree, "controllers/", nil)))
+	results, err := s.commit(repeatable(ctx), append(ops, s.kv(api.KVGetTree, election.ControllerPrefix, nil)))
 	if err != nil {
 		return snap, err
 	}
-	pairs := map[string]*api.KVPair{}
+	var entries []election.Entry
+	answered := map[string]bool{}
 	for _, r := range results {
 		if r.KV == nil {
 			continue
 		}
-		key := strings.TrimPrefix(r.KV.Key, s.prefix)
-		pairs[key] = r.KV
-		if name, ok := strings.CutPrefix(key, "controllers/"); ok {
-			var c election.Controller
-			if json.Unmarshal(r.KV.Value, &c) == nil && c.Name == name {
-				snap.Controllers = append(snap.Controllers, c)
-			}
+		e := s.toEntry(r.KV)
+		answered[e.Key] = true
+		if e.Version != 0 {
+			entries = append(entries, e)
 		}
 	}
-	for _, key := range single {
-		// What a token may not read is left out without a word; it must not be taken for absent.
-		if pairs[key] == nil {
+	for _, key := range election.SnapshotKeys() {
+		// Consul silently omits what a token may not read; it must not count as absent.
+		if !answered[key] {
 			return snap, fmt.Errorf("%w: the token may not read %s%s", election.ErrDenied, s.prefix, key)
 		}
 	}
-	if p := pairs["active"]; p.ModifyIndex != 0 {
-		snap.ActiveLease, snap.ActiveVersion = election.LeaseID(p.Session), election.Version(p.ModifyIndex)
-		if a, err := election.DecodeActive(p.Value); err != nil {
-			snap.ActiveBad = err
-		} else {
-			snap.Active = &a
-		}
-	}
-	snap.Beat = election.Version(pairs["beat"].ModifyIndex)
-	if p := pairs["term"]; p.ModifyIndex != 0 {
-		snap.TermVersion = election.Version(p.ModifyIndex)
-		if snap.Breadcrumb, err = election.DecodeBreadcrumb(p.Value); err != nil {
-			return snap, err
-		}
-	}
-	if p := pairs["request"]; p.ModifyIndex != 0 {
-		snap.RequestVer = election.Version(p.ModifyIndex)
-		var r election.Request
-		if json.Unmarshal(p.Value, &r) == nil {
-			snap.Request = &r
-		}
-	}
-	if p := pairs["pause"]; p.ModifyIndex != 0 {
-		snap.PauseVer = election.Version(p.ModifyIndex)
-		var pause election.Pause
-		if json.Unmarshal(p.Value, &pause) != nil {
-			pause = election.Pause{By: "a pause key that can't be read"}
-		}
-		snap.Pause = &pause
-	}
-	if p := pairs["heir"]; p.ModifyIndex != 0 {
-		snap.HeirVersion = election.Version(p.ModifyIndex)
-		if h, err := election.DecodeHeir(p.Value); err == nil {
-			snap.Heir = &h
-		}
-	}
-	return snap, nil
+	return election.SnapshotOf(entries), nil
 }
 
-// Grant implements [election.Backend]: it creates a session.
+// Grant implements [election.Backend] by creating a session.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (election.LeaseID, error) {
 	id, err := s.create(ctx, ttl)
 	if errors.Is(err, errNoEntry) {
@@ -158,7 +124,7 @@ func (s *Store) create(ctx context.Context, ttl time.Duration) (election.LeaseID
 	if err := s.usable(ctx); err != nil {
 		return "", err
 	}
-	// Not by api.Session: that can't ask for no lock-delay.
+	// api.Session can't request a zero lock-delay.
 	request := map[string]any{
 		"Name": "tanist " + s.cfg.Cluster, "Node": s.entry, "Checks": []string{}, "NodeChecks": []string{}, "ServiceChecks": []string{},
 		"Behavior": api.SessionBehaviorDelete, "TTL": max(ttl, s.cfg.MinTTL).String(), "LockDelay": s.cfg.LockDelay.String(),
@@ -176,11 +142,12 @@ func (s *Store) create(ctx context.Context, ttl time.Duration) (election.LeaseID
 	return election.LeaseID(reply.ID), nil
 }
 
-// entryAddress is where the catalog entry claims to be. Nobody is there; a name that leads to oneself does the least harm.
+// entryAddress is the address of the catalog entry. Nothing listens there; a name that resolves to
+// the asking host does the least harm.
 const entryAddress = "127.0.0.1"
 
-// register makes the catalog entry that sessions and services of the cluster hang on. It has no health check, so nothing reaps
-// it, and no agent owns it.
+// register makes the catalog entry of the cluster's sessions and services. It has no health check,
+// so nothing reaps it, and no agent owns it.
 func (s *Store) register(ctx context.Context) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -195,25 +162,46 @@ func (s *Store) register(ctx context.Context) error {
 }
 
 // Renew implements [election.Backend].
-func (s *Store) Renew(ctx context.Context, r election.Renewal) error {
-	err := s.renew(ctx, r.Lease)
-	switch {
-	case err != nil || !r.Hold:
-	case r.Beat:
-		_, err = s.commit(repeatable(ctx), []op{
-			s.bound("active", r.Lease),
-			s.lock("beat", s.beat(), r.Lease, nil),
-		})
-	default:
-		err = s.holds(ctx, r.Lease)
-	}
-	if err != nil {
+func (s *Store) Renew(ctx context.Context, lease election.LeaseID) error {
+	if err := s.renew(ctx, lease); err != nil {
 		return fmt.Errorf("cannot renew: %w", err)
 	}
 	return nil
 }
 
-// beat returns a value that was never written before.
+// Hold implements [election.Backend].
+func (s *Store) Hold(ctx context.Context, h election.Hold) (election.Entry, error) {
+	pair, err := s.hold(ctx, h)
+	if err != nil {
+		return election.Entry{}, fmt.Errorf("cannot renew: %w", err)
+	}
+	return s.toEntry(pair), nil
+}
+
+func (s *Store) hold(ctx context.Context, h election.Hold) (*api.KVPair, error) {
+	if err := s.renew(ctx, h.Lease); err != nil {
+		return nil, err
+	}
+	if !h.Beat {
+		return s.holds(ctx, h.Lease)
+	}
+	results, err := s.commit(repeatable(ctx), []op{
+		s.bound(election.ActiveKey, h.Lease),
+		s.kv(api.KVGet, election.ActiveKey, election.ErrLost),
+		s.lock(election.BeatKey, s.beat(), h.Lease, nil),
+	})
+	if err != nil {
+		return nil, s.lostRather(ctx, h.Lease, err)
+	}
+	for _, r := range slices.Backward(results) { // the check before the read has a result too, without a value
+		if r.KV != nil && r.KV.Key == s.prefix+election.ActiveKey {
+			return r.KV, nil
+		}
+	}
+	return nil, errors.New("the store's reply lacks the role key")
+}
+
+// beat returns a value that has never been written.
 func (s *Store) beat() []byte {
 	return fmt.Appendf(nil, "%s #%d", time.Now().UTC().Format(time.RFC3339Nano), s.beats.Add(1))
 }
@@ -231,7 +219,7 @@ func (s *Store) renew(ctx context.Context, lease election.LeaseID) error {
 		}
 		return nil
 	}
-	// The leader alone said that, and one that is new may not know of a session that is.
+	// Only the leader answered, and a new leader may not know an existing session.
 	session, _, err := s.client.Session().Info(string(lease), consistent(ctx))
 	switch {
 	case err != nil:
@@ -242,19 +230,31 @@ func (s *Store) renew(ctx context.Context, lease election.LeaseID) error {
 	return errors.New("the store did not find the session, and found it again")
 }
 
-// holds proves that the role key is bound to lease.
-func (s *Store) holds(ctx context.Context, lease election.LeaseID) error {
-	pair, err := s.get(ctx, "active")
+// holds proves that the role key is bound to lease, and returns it.
+func (s *Store) holds(ctx context.Context, lease election.LeaseID) (*api.KVPair, error) {
+	pair, err := s.get(ctx, election.ActiveKey)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if pair == nil || pair.Session != string(lease) {
-		return election.ErrLost
+		return nil, election.ErrLost
 	}
-	return nil
+	return pair, nil
 }
 
-// get reads one key, linearizably. Nil: it is absent.
+// lostRather returns err, or ErrLost if a transaction of the holder was refused because of the
+// lock-delay and the role key is no longer bound to lease: Consul checks the lock-delay, which the end
+// of the holder's own session begins, before it checks the session.
+func (s *Store) lostRather(ctx context.Context, lease election.LeaseID, err error) error {
+	if errors.Is(err, errLockDelay) {
+		if _, held := s.holds(ctx, lease); errors.Is(held, election.ErrLost) {
+			return held
+		}
+	}
+	return err
+}
+
+// get reads one key, linearizably. Nil means absent.
 func (s *Store) get(ctx context.Context, key string) (*api.KVPair, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
@@ -266,8 +266,8 @@ func (s *Store) get(ctx context.Context, key string) (*api.KVPair, error) {
 	return pair, nil
 }
 
-// Revoke implements [election.Backend]: it deletes what the session locks, so that no lock-delay hangs on those keys, and then
-// destroys the session.
+// Revoke implements [election.Backend]: it deletes the keys that the session locks, so that no
+// lock-delay applies to them, and then destroys the session.
 func (s *Store) Revoke(ctx context.Context, lease election.LeaseID) error {
 	err := s.revoke(ctx, lease)
 	if err != nil {
@@ -285,15 +285,15 @@ func (s *Store) revoke(ctx context.Context, lease election.LeaseID) error {
 	return s.destroy(ctx, lease)
 }
 
-// drop deletes the keys that a session locks. If one of them moves meanwhile nothing is deleted; the end of the session
-// will do it.
+// drop deletes the keys that a session locks. If one of them changes meanwhile it deletes nothing;
+// the end of the session will.
 func (s *Store) drop(ctx context.Context, lease election.LeaseID) error {
 	look := []op{
-		s.kv(api.KVGetOrEmpty, "active", nil), s.kv(api.KVGetOrEmpty, "url", nil), s.kv(api.KVGetOrEmpty, "beat", nil),
-		s.kv(api.KVGetOrEmpty, "heir", nil), s.kv(api.KVGetTree, "role/", nil), s.kv(api.KVGetTree, "controllers/", nil),
+		s.kv(api.KVGetOrEmpty, election.ActiveKey, nil), s.kv(api.KVGetOrEmpty, election.URLKey, nil), s.kv(api.KVGetOrEmpty, election.BeatKey, nil),
+		s.kv(api.KVGetOrEmpty, election.HeirKey, nil), s.kv(api.KVGetTree, election.RolePrefix, nil), s.kv(api.KVGetTree, election.ControllerPrefix, nil),
 	}
 	if s.cfg.Agents {
-		look = append(look, s.kv(api.KVGetTree, "agents/", nil))
+		look = append(look, s.kv(api.KVGetTree, election.AgentPrefix, nil))
 	}
 	results, err := s.commit(repeatable(ctx), look)
 	if err != nil {
@@ -304,7 +304,7 @@ func (s *Store) drop(ctx context.Context, lease election.LeaseID) error {
 		if r.KV != nil && r.KV.Session == string(lease) {
 			key := strings.TrimPrefix(r.KV.Key, s.prefix)
 			ops = append(ops, s.bound(key, lease), s.remove(key))
-			if key == "active" {
+			if key == election.ActiveKey {
 				ops = append(ops, s.serviceGone()...)
 			}
 		}
@@ -329,31 +329,32 @@ func (s *Store) destroy(ctx context.Context, lease election.LeaseID) error {
 	return nil
 }
 
-// Claim implements [election.Backend]. A claim that the lock-delay refuses is a conflict, and the watches get a hint when it is over.
+// Claim implements [election.Backend]. A claim that the lock-delay refuses is a conflict, and the
+// watches get a hint when the delay is over.
 func (s *Store) Claim(ctx context.Context, c election.Claim) error {
-	term := s.kv(api.KVCAS, "term", election.ErrConflict)
+	term := s.kv(api.KVCAS, election.TermKey, election.ErrConflict)
 	term.KV.Index, term.KV.Value = uint64(c.TermVersion), c.Breadcrumb.Encode()
 	ops := []op{term}
 	if c.Silent == 0 {
-		ops = append(ops, s.absent("active", election.ErrConflict))
+		ops = append(ops, s.absent(election.ActiveKey, election.ErrConflict))
 	} else {
-		ops = append(ops, s.unchanged("beat", c.Silent, election.ErrConflict))
+		ops = append(ops, s.unchanged(election.BeatKey, c.Silent, election.ErrConflict))
 	}
-	ops = append(ops, s.bind("active", c.Active.Encode(), c.Lease)...)
+	ops = append(ops, s.bind(election.ActiveKey, c.Active.Encode(), c.Lease)...)
 	if c.Beat {
-		ops = append(ops, s.bind("beat", s.beat(), c.Lease)...)
+		ops = append(ops, s.bind(election.BeatKey, s.beat(), c.Lease)...)
 	} else {
-		ops = append(ops, s.remove("beat")) // of a holder before; its silence must not be taken for ours
+		ops = append(ops, s.remove(election.BeatKey)) // of an earlier holder; its silence must not count against us
 	}
-	ops = append(ops, s.remove("url"), s.remove("heir"))
+	ops = append(ops, s.remove(election.URLKey), s.remove(election.HeirKey))
 	if c.Previous != "" {
-		ops = append(ops, s.remove("role/"+c.Previous))
+		ops = append(ops, s.remove(election.RoleKey(c.Previous)))
 	}
 	ops = append(ops, s.serviceGone()...)
 	_, err := s.commit(ctx, ops)
 	if errors.Is(err, errLockDelay) {
 		s.hintAfterLockDelay()
-		return fmt.Errorf("cannot claim: %w: %v", election.ErrConflict, errLockDelay)
+		return fmt.Errorf("cannot claim: %w: %w: %v", election.ErrConflict, election.ErrNotYet, errLockDelay)
 	}
 	s.mu.Lock()
 	s.refused = 0
@@ -364,8 +365,8 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	return nil
 }
 
-// Publish implements [election.Backend]. The transaction is bound to the version of the role key that was read just before, so that
-// one which the network delayed can't undo a later one.
+// Publish implements [election.Backend]. The transaction is bound to the version of the role key
+// that was read just before, so that a delayed publication can't undo a later one.
 func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.Active) error {
 	announce, err := s.serviceOps(a)
 	if err != nil {
@@ -390,7 +391,7 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 }
 
 func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.Active, announce []op) error {
-	pair, err := s.get(ctx, "active")
+	pair, err := s.get(ctx, election.ActiveKey)
 	if err != nil {
 		return err
 	}
@@ -398,57 +399,69 @@ func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.
 		return election.ErrLost
 	}
 	ops := []op{
-		s.bound("active", lease), s.unchanged("active", election.Version(pair.ModifyIndex), errMoved),
-		s.lock("active", a.Encode(), lease, election.ErrLost),
+		s.bound(election.ActiveKey, lease), s.unchanged(election.ActiveKey, election.Version(pair.ModifyIndex), errMoved),
+		s.lock(election.ActiveKey, a.Encode(), lease, election.ErrLost),
 	}
-	role := "role/" + a.Controller
+	role := election.RoleKey(a.Controller)
 	if a.Serving() {
-		ops = append(ops, s.bind("url", []byte(a.URL), lease)...)
+		ops = append(ops, s.bind(election.URLKey, []byte(a.URL), lease)...)
 		ops = append(ops, s.bind(role, []byte(election.RoleActive), lease)...)
 	} else {
-		ops = append(ops, s.remove("url"), s.remove(role))
+		ops = append(ops, s.remove(election.URLKey), s.remove(role))
 	}
 	_, err = s.commit(ctx, append(ops, announce...))
-	return err
+	return s.lostRather(ctx, lease, err)
 }
 
-// HandOver implements [election.Backend]. The role key is removed and locked anew by the heir's session: what was removed has no lock-delay.
+// HandOver implements [election.Backend]. The role key is removed, and the heir's session locks it
+// anew: a removed key has no lock-delay.
 func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election.HandOver) error {
-	ops := []op{s.bound("active", lease), s.unchanged("heir", h.Heir, election.ErrConflict)}
-	ops = append(ops, s.set("term", h.Breadcrumb.Encode())...)
-	for _, key := range []string{"active", "url", "beat", "heir", "role/" + h.From} {
+	ops := []op{s.bound(election.ActiveKey, lease), s.unchanged(election.HeirKey, h.Heir, election.ErrConflict)}
+	if h.TermVersion != 0 {
+		ops = append(ops, s.unchanged(election.TermKey, h.TermVersion, election.ErrConflict))
+	}
+	ops = append(ops, s.set(election.TermKey, h.Breadcrumb.Encode())...)
+	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.HeirKey, election.RoleKey(h.From)} {
 		ops = append(ops, s.remove(key))
 	}
-	ops = append(ops, s.bind("active", h.Active.Encode(), h.Lease)...)
+	ops = append(ops, s.bind(election.ActiveKey, h.Active.Encode(), h.Lease)...)
 	if h.Beat {
-		ops = append(ops, s.bind("beat", s.beat(), h.Lease)...)
+		ops = append(ops, s.bind(election.BeatKey, s.beat(), h.Lease)...)
 	}
 	_, err := s.commit(ctx, append(ops, s.serviceGone()...))
-	// The heir's session that is gone looks like our own; but what was not handed over still is ours.
-	if errors.Is(err, errLockDelay) || errors.Is(err, election.ErrLost) && s.holds(ctx, lease) == nil {
+	// If the heir's session is gone, the refusal looks as if our own were; but then nothing was
+	// handed over, and the key is still ours.
+	if err = s.lostRather(ctx, lease, err); errors.Is(err, errLockDelay) {
 		err = election.ErrConflict
+	} else if errors.Is(err, election.ErrLost) {
+		if _, e := s.holds(ctx, lease); e == nil {
+			err = election.ErrConflict
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot hand over: %w", err)
 	}
 	if err := s.destroy(ctx, lease); err != nil {
-		s.log.Debug().Err(err).Msg("the session that was handed over is left to end by itself")
+		s.log.Debug().Err(err).Msg("cannot destroy the session that was handed over; it expires by itself")
 	}
 	return nil
 }
 
 // Release implements [election.Backend].
-func (s *Store) Release(ctx context.Context, lease election.LeaseID, b election.Breadcrumb) error {
-	ops := []op{s.bound("active", lease)}
-	ops = append(ops, s.set("term", b.Encode())...)
-	for _, key := range []string{"active", "url", "beat", "role/" + b.Controller} {
+func (s *Store) Release(ctx context.Context, r election.Release) error {
+	ops := []op{s.bound(election.ActiveKey, r.Lease)}
+	if r.TermVersion != 0 {
+		ops = append(ops, s.unchanged(election.TermKey, r.TermVersion, election.ErrConflict))
+	}
+	ops = append(ops, s.set(election.TermKey, r.Breadcrumb.Encode())...)
+	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleKey(r.Breadcrumb.Controller)} {
 		ops = append(ops, s.remove(key))
 	}
 	if _, err := s.commit(ctx, append(ops, s.serviceGone()...)); err != nil {
 		return fmt.Errorf("cannot release: %w", err)
 	}
-	if err := s.destroy(ctx, lease); err != nil {
-		s.log.Debug().Err(err).Msg("the session of the released lease is left to end by itself")
+	if err := s.destroy(ctx, r.Lease); err != nil {
+		s.log.Debug().Err(err).Msg("cannot destroy the session of the released lease; it expires by itself")
 	}
 	return nil
 }
@@ -487,6 +500,23 @@ func (s *Store) List(ctx context.Context, prefix string) ([]election.Entry, erro
 	return list, nil
 }
 
+// Clusters returns the names of all clusters, in lexical order.
+func (s *Store) Clusters(ctx context.Context) ([]string, error) {
+	all := election.RootPath + "/"
+	keys, _, err := s.client.KV().Keys(all, "/", consistent(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the clusters: %w", known(err))
+	}
+	var names []string
+	for _, key := range keys {
+		name, below := strings.CutSuffix(strings.TrimPrefix(key, all), "/")
+		if below && election.CheckName(name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 // Put implements [election.Keys].
 func (s *Store) Put(ctx context.Context, p election.Put) error {
 	var ops []op
@@ -517,5 +547,5 @@ func (s *Store) Delete(ctx context.Context, key string, version election.Version
 	return nil
 }
 
-// termText is how a term is written where only text can be.
+// termText formats a term for text fields.
 func termText(t election.Term) string { return strconv.FormatUint(uint64(t), 10) }

@@ -26,6 +26,12 @@ const quickTTL = `session_ttl_min = "1s"`
 
 var clusters atomic.Int64
 
+// renewed renews a reign once.
+func renewed(ctx context.Context, s *Store, lease election.LeaseID, beat bool) error {
+	_, err := s.Hold(ctx, election.Hold{Lease: lease, Beat: beat})
+	return err
+}
+
 func clusterName() string { return fmt.Sprintf("orders-%d", clusters.Add(1)) }
 
 func logger(t *testing.T) zerolog.Logger {
@@ -97,12 +103,22 @@ func (h *harness) Overwrite(t *testing.T, key, value string) {
 	must(t, err)
 }
 
+// OverwriteKept is what every plain write does in Consul: the lock stays.
+func (h *harness) OverwriteKept(t *testing.T, key, value string) { h.Overwrite(t, key, value) }
+
 func (h *harness) Remove(t *testing.T, key string) {
 	_, err := h.raw.KV().Delete("tanist/"+h.config.Cluster+"/"+key, nil)
 	must(t, err)
 }
 
-// staller holds blocking queries until it is told to go on.
+// EndLease is what the servers do when a session has not been renewed: its keys are deleted, and
+// its lock-delay begins.
+func (h *harness) EndLease(t *testing.T, lease election.LeaseID) {
+	_, err := h.raw.Session().Destroy(string(lease), nil)
+	must(t, err)
+}
+
+// staller holds blocking queries until it is told to continue.
 type staller struct {
 	next http.RoundTripper
 	mu   sync.Mutex
@@ -191,7 +207,8 @@ func TestContractOneServer(t *testing.T) {
 	})
 }
 
-// TestContractThreeServers: the same with three servers, through the client agents of two hosts, and without a lock-delay.
+// TestContractThreeServers: the same with three servers, through the client agents of two hosts,
+// and without a lock-delay.
 func TestContractThreeServers(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{Servers: 3, Clients: 2, Config: quickTTL})
 	electiontest.Contract(t, func(t *testing.T) electiontest.Harness {
@@ -223,8 +240,8 @@ func claimOf(snap election.Snapshot, lease election.LeaseID, a election.Active) 
 	}
 }
 
-// TestLockDelayKeepsClaimsOut: after a session ended by itself or by an operator nobody can claim for the validity, the watches say
-// when they can, and after a release there is no delay.
+// TestLockDelayKeepsClaimsOut: after a session ended by itself or by an operator nobody can claim
+// for the validity, the watches say when they can, and after a release there is no delay.
 func TestLockDelayKeepsClaimsOut(t *testing.T) {
 	t.Parallel()
 	const delay = 1500 * time.Millisecond
@@ -272,7 +289,7 @@ func TestLockDelayKeepsClaimsOut(t *testing.T) {
 		}
 	}
 
-	must(t, b.Release(t.Context(), lease, election.Breadcrumb{Term: 2, Controller: "ctl-b", Clean: true}))
+	must(t, b.Release(t.Context(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: 2, Controller: "ctl-b", Clean: true}}))
 	released := time.Now()
 	_, lease, _ = holder(t, config, "ctl-a", time.Minute)
 	t.Logf("claimed %v after a release", time.Since(released))
@@ -306,12 +323,12 @@ func TestSessionIsBoundToNothing(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := s.Renew(ctx, election.Renewal{Lease: lease, Hold: true, Beat: true}); err == nil {
+	if err := renewed(ctx, s, lease, true); err == nil {
 		t.Error("renewed through an agent that is stopped")
 	}
 	must(t, c.Clients[0].Start())
 	must(t, c.Wait(t.Context()))
-	must(t, s.Renew(t.Context(), election.Renewal{Lease: lease, Hold: true, Beat: true}))
+	must(t, renewed(t.Context(), s, lease, true))
 }
 
 // TestStoryOfAKeyPrefix: what an operator sees of a reign with Consul's own means is plain words.
@@ -335,7 +352,8 @@ func TestStoryOfAKeyPrefix(t *testing.T) {
 	}
 }
 
-// late holds one transaction that mentions a word, answers its caller with an error, and delivers it when told.
+// late holds one transaction that mentions a word, answers its caller with an error, and delivers
+// it when told.
 type late struct {
 	next http.RoundTripper
 	word string
@@ -372,7 +390,8 @@ func (l *late) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errors.New("the reply got lost")
 }
 
-// TestLatePublicationUndoesNothing: a publication that the network delivers after a later one is refused.
+// TestLatePublicationUndoesNothing: a publication that the network delivers after a later one is
+// refused.
 func TestLatePublicationUndoesNothing(t *testing.T) {
 	t.Parallel()
 	c := consultest.Start(t, consultest.Options{})
@@ -405,7 +424,7 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 	}
 }
 
-// TestIndexThatGoesBackwards: a restored store begins anew, and no query spins.
+// TestIndexThatGoesBackwards: the index of a restored store is lower, and no query spins.
 func TestIndexThatGoesBackwards(t *testing.T) {
 	for _, c := range []struct{ index, got, want uint64 }{{0, 0, 1}, {0, 7, 7}, {7, 7, 7}, {7, 9, 9}, {9, 7, 0}, {9, 0, 0}} {
 		if next := follows(c.index, c.got); next != c.want {
@@ -414,7 +433,8 @@ func TestIndexThatGoesBackwards(t *testing.T) {
 	}
 }
 
-// TestTimings: the profiles hold against what the store promises, and what they promise is told truthfully.
+// TestTimings: the profiles hold against what the store guarantees, and what they guarantee is told
+// truthfully.
 func TestTimings(t *testing.T) {
 	s, err := Open(Config{Cluster: "orders"})
 	must(t, err)
@@ -423,7 +443,7 @@ func TestTimings(t *testing.T) {
 		if err := timing.Validate(s.Traits()); err != nil {
 			t.Errorf("%s: %v", timing.Profile, err)
 		}
-		for _, b := range timing.Bounds(s.Traits(), election.Health{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3, StopTimeout: 10 * time.Second}) {
+		for _, b := range timing.Bounds(s.Traits(), election.Health{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3, StopTimeout: 10 * time.Second, KillTimeout: 3 * time.Second}) {
 			t.Logf("%s: %s: %v (%s)", timing.Profile, b.Fault, b.Max, b.Parts)
 		}
 	}
@@ -442,15 +462,16 @@ func TestTimings(t *testing.T) {
 // TestBadConfiguration: every mistake is told at once, and what to do.
 func TestBadConfiguration(t *testing.T) {
 	for name, c := range map[string]Config{
-		"no cluster":       {},
-		"slash":            {Cluster: "a/b"},
-		"no scheme":        {Cluster: "a", Address: "127.0.0.1:8500"},
-		"tls without":      {Cluster: "a", Address: "http://127.0.0.1:8500", TLS: TLS{CAFile: "ca.pem"}},
-		"no such ca":       {Cluster: "a", Address: "https://127.0.0.1:8501", TLS: TLS{CAFile: "/does/not/exist"}},
-		"no such token":    {Cluster: "a", TokenFile: "/does/not/exist"},
-		"long delay":       {Cluster: "a", LockDelay: time.Hour},
-		"bad service":      {Cluster: "a", Service: &Service{Name: "a.b"}},
-		"certificate only": {Cluster: "a", Address: "https://127.0.0.1:8501", TLS: TLS{CertFile: "c.pem"}},
+		"no cluster":          {},
+		"slash":               {Cluster: "a/b"},
+		"no scheme":           {Cluster: "a", Address: "127.0.0.1:8500"},
+		"unix without a path": {Cluster: "a", Address: "unix://"},
+		"tls without":         {Cluster: "a", Address: "http://127.0.0.1:8500", TLS: election.TrustFiles{CAFile: "ca.pem"}},
+		"no such ca":          {Cluster: "a", Address: "https://127.0.0.1:8501", TLS: election.TrustFiles{CAFile: "/does/not/exist"}},
+		"no such token":       {Cluster: "a", TokenFile: "/does/not/exist"},
+		"long delay":          {Cluster: "a", LockDelay: time.Hour},
+		"bad service":         {Cluster: "a", Service: &Service{Name: "a.b"}},
+		"certificate only":    {Cluster: "a", Address: "https://127.0.0.1:8501", TLS: election.TrustFiles{CertFile: "c.pem"}},
 	} {
 		if s, err := Open(c); err == nil {
 			s.Close()
@@ -459,4 +480,9 @@ func TestBadConfiguration(t *testing.T) {
 			t.Logf("%s: %v", name, err)
 		}
 	}
+}
+
+func TestTakeoversGrowNothing(t *testing.T) {
+	h := newHarness(t, consultest.Start(t, consultest.Options{Config: quickTTL}), Config{MinTTL: time.Second})
+	electiontest.TakeoversGrowNothing(t, func() electiontest.Host { return h.Open(t) })
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// op is one operation of a transaction, with what its refusal means.
+// op is one operation of a transaction, with the meaning of its refusal.
 type op struct {
 	api.TxnOp
 	refused error
 }
 
-// The refusals that are not election's.
+// The refusals that election does not define.
 var (
 	errLockDelay = errors.New("the lock-delay of the last lease is not over")
 	errNoEntry   = errors.New("the catalog entry of the cluster is missing")
@@ -37,7 +37,7 @@ func (s *Store) set(key string, value []byte) []op {
 	return []op{s.remove(key), write}
 }
 
-// bind writes a key and locks it, whoever locked it before.
+// bind writes a key and locks it, even if another session locked it before.
 func (s *Store) bind(key string, value []byte, lease election.LeaseID) []op {
 	return []op{s.remove(key), s.lock(key, value, lease, election.ErrConflict)}
 }
@@ -68,8 +68,8 @@ func (s *Store) bound(key string, lease election.LeaseID) op {
 	return o
 }
 
-// commit carries out a transaction: all of it or, if it returns ErrConflict, ErrLost, ErrDenied or another refusal,
-// nothing of it.
+// commit runs a transaction: all of it or, if it returns ErrConflict, ErrLost, ErrDenied or another
+// refusal, nothing of it.
 func (s *Store) commit(ctx context.Context, ops []op) (api.TxnResults, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
@@ -88,8 +88,8 @@ func (s *Store) commit(ctx context.Context, ops []op) (api.TxnResults, error) {
 	return nil, refusal(ops, response.Errors)
 }
 
-// refusal says what the refusals of a transaction mean together. A lease that is gone weighs more than a precondition that
-// does not hold, as nothing can be done with it.
+// refusal combines the refusals of a transaction into one. A lost lease outweighs a failed
+// precondition, because the caller can do nothing with it.
 func refusal(ops []op, refused api.TxnErrors) error {
 	var worst error
 	var what string
@@ -120,7 +120,7 @@ func refusal(ops []op, refused api.TxnErrors) error {
 	return fmt.Errorf("%w (%s)", worst, what)
 }
 
-// weight orders refusals: what is not listed weighs most.
+// weight ranks refusals; one that is not listed weighs most.
 func weight(err error) int {
 	order := []error{nil, errRefused, errNoEntry, errMoved, errLockDelay, election.ErrConflict, election.ErrLost}
 	for i, e := range order {
@@ -135,7 +135,7 @@ func deniedText(text string) bool {
 	return strings.Contains(text, "Permission denied") || strings.Contains(text, "ACL not found") || strings.Contains(text, "lacks permission")
 }
 
-// known finds the errors of a request that say something; all others stay unknown.
+// known recognizes the request errors with a definite meaning; all others remain unknown outcomes.
 func known(err error) error {
 	var status api.StatusError
 	switch {

@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	blockFor  = 10 * time.Second       // how long the server may hold a blocking query that has nothing to tell
-	lookFor   = 2 * time.Second        // time-out of a query that does not block
+	blockFor  = 10 * time.Second       // how long the server may hold a blocking query without a change
+	lookFor   = 2 * time.Second        // timeout of a query that does not block
 	pace      = 10 * time.Millisecond  // between two blocking queries, so that a busy store does not make us spin
-	retrySoon = 100 * time.Millisecond // after the first failure; then twice as long each time
+	retrySoon = 100 * time.Millisecond // after the first failure, then doubled each time
 	retryMost = time.Second
-	watchMost = 250 * time.Millisecond // of a watch: a beat that is seen late is a takeover that comes late
+	watchMost = 250 * time.Millisecond // for a watch: a late beat means a late takeover
 )
 
-// blocking returns the options of a blocking query and bounds it: without a time-out of our own, a link that drops
-// everything would hold it for minutes. The server adds up to a sixteenth of the wait.
+// blocking returns the options of a blocking query and bounds it: without our own timeout, a link
+// that drops packets would hold it for minutes. The server adds up to a sixteenth of the wait.
 func blocking(ctx context.Context, index uint64) (*api.QueryOptions, context.CancelFunc) {
 	limit := lookFor
 	if index > 0 {
@@ -31,8 +31,8 @@ func blocking(ctx context.Context, index uint64) (*api.QueryOptions, context.Can
 	return options.WithContext(ctx), cancel
 }
 
-// follows returns the index to wait for after a query that waited for index and was answered with got. An index that went backwards
-// (the servers were restored) begins anew, and zero would not block.
+// follows returns the index to wait for after a query that waited for index and returned got. If
+// the index went backwards (the servers were restored), it starts again; zero would not block.
 func follows(index, got uint64) uint64 {
 	if got < index {
 		return 0
@@ -55,7 +55,7 @@ func nap(ctx context.Context, d time.Duration) {
 	}
 }
 
-// until returns a context that ends with ctx and with the store.
+// until returns a context that ends with ctx or with the store.
 func (s *Store) until(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.open, cancel)
@@ -73,7 +73,7 @@ func (s *Store) Watch(ctx context.Context) <-chan election.Hint {
 		defer cancel()
 		defer func() {
 			s.mu.Lock()
-			delete(s.watchers, hints) // before it is closed: who sends holds the mutex
+			delete(s.watchers, hints) // before it is closed: senders hold the mutex
 			close(hints)
 			s.mu.Unlock()
 		}()
@@ -87,16 +87,16 @@ func (s *Store) Watch(ctx context.Context) <-chan election.Hint {
 				return
 			}
 			if err != nil {
-				index = 0 // what happened meanwhile is worth a hint in any case
+				index = 0 // changes during the failure deserve a hint in any case
 				failures++
 				if failures == 1 {
-					s.log.Warn().Err(known(err)).Msg("the watch broke; trying again")
+					s.log.Warn().Err(known(err)).Msg("watch broke; retrying")
 				}
 				backoff(ctx, failures, watchMost)
 				continue
 			}
 			if failures > 0 {
-				s.log.Info().Msg("the watch is back")
+				s.log.Info().Msg("watch restored")
 			}
 			failures = 0
 			next := follows(index, meta.LastIndex)
@@ -122,14 +122,15 @@ func (s *Store) hint(hints chan election.Hint) {
 	}
 }
 
-// hintAfterLockDelay wakes the watches when the lock-delay that just refused a claim is over: Consul tells nobody. The first
-// refusal is not earlier than the end of the session, so the delay is over one lock-delay after it.
+// hintAfterLockDelay gives the watches a hint when the lock-delay that just refused a claim is
+// over, because Consul does not. The first refusal comes no earlier than the end of the session, so
+// the delay is over one lock-delay after it.
 func (s *Store) hintAfterLockDelay() {
 	now := election.BootClock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refused != 0 && now.Sub(s.refused) < s.cfg.LockDelay {
-		return // under way
+		return // one is pending already
 	}
 	s.refused = now
 	time.AfterFunc(s.cfg.LockDelay+pace/2, func() {
@@ -145,9 +146,9 @@ func (s *Store) hintAfterLockDelay() {
 	})
 }
 
-// Follow tells what becomes of the role key until ctx ends: at once, at every change, and at every failed look. One
-// key is watched, by one connection. A sighting that was not received is replaced by a newer one; the channel is closed when ctx
-// has ended.
+// Follow reports the role key until ctx ends: at once, at every change, and at every failed read.
+// It watches one key on one connection. A newer sighting replaces one that was not received. The
+// channel is closed when ctx has ended.
 func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 	out := make(chan election.Sighting, 1)
 	go func() {
@@ -160,7 +161,7 @@ func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 		looked, failures := false, 0
 		for ctx.Err() == nil {
 			options, done := blocking(ctx, index)
-			pair, meta, err := s.client.KV().Get(s.prefix+"active", options)
+			pair, meta, err := s.client.KV().Get(s.prefix+election.ActiveKey, options)
 			done()
 			if ctx.Err() != nil {
 				return
@@ -169,7 +170,7 @@ func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 				index = 0
 				failures++
 				last.Err, last.At = known(err), time.Now()
-				offer(out, last)
+				last.Offer(out)
 				backoff(ctx, failures, retryMost)
 				continue
 			}
@@ -188,7 +189,7 @@ func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 					last.Err = err
 				}
 				if !looked || seen != version || last.Err == nil {
-					offer(out, last)
+					last.Offer(out)
 				}
 				looked, version = true, seen
 			}
@@ -197,19 +198,4 @@ func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 		}
 	}()
 	return out
-}
-
-// offer puts a sighting into a channel with a buffer of one that only the caller sends to, in place of an older one.
-func offer(out chan election.Sighting, s election.Sighting) {
-	for {
-		select {
-		case out <- s:
-			return
-		default:
-		}
-		select {
-		case <-out:
-		default:
-		}
-	}
 }

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Agent is one Consul process: a server, or the client agent of a host. Its methods may be called from any goroutine, one at a
-// time.
+// Agent is one Consul process: a server, or the client agent of a host. Its methods may be called
+// from any goroutine, one at a time.
 type Agent struct {
 	Name   string
 	IP     string // its own loopback address
@@ -51,7 +51,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return t.b.Write(p)
 }
 
-// Log returns the end of what the agent has logged.
+// Log returns the end of the agent's log.
 func (a *Agent) Log() string {
 	a.log.mu.Lock()
 	defer a.log.mu.Unlock()
@@ -86,14 +86,15 @@ func (a *Agent) GRPC() string {
 	return net.JoinHostPort(a.IP, "8502")
 }
 
-// PID returns the process, or the last one if it has ended.
+// PID returns the process id, or the last one if the process has ended.
 func (a *Agent) PID() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.pid
 }
 
-// Start starts the process, with the data that it has. It returns before the agent answers; see [Cluster.Wait].
+// Start starts the process with its existing data. It returns before the agent responds; see
+// [Cluster.Wait].
 func (a *Agent) Start() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -110,7 +111,8 @@ func (a *Agent) Start() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	started, done := make(chan error), make(chan struct{})
 	go func() {
-		// The death signal is bound to the thread that starts the process, so that thread must stay.
+		// The death signal is bound to the thread that starts the process, so that thread must
+		// stay.
 		runtime.LockOSThread()
 		defer close(done)
 		if err := cmd.Start(); err != nil {
@@ -137,14 +139,14 @@ func withoutConsul(env []string) []string {
 	return kept
 }
 
-// stopLimit bounds a graceful stop, which tells the whole cluster first.
+// stopLimit bounds a graceful stop, which informs the whole cluster first.
 const stopLimit = 30 * time.Second
 
-// Stop stops the process gracefully: a client agent leaves the cluster, and its catalog entry goes. It returns when the
-// process is gone.
+// Stop stops the process gracefully: a client agent leaves the cluster, and its catalog entry
+// vanishes. It returns once the process has ended.
 func (a *Agent) Stop() error { return a.end(syscall.SIGTERM) }
 
-// Kill kills the process, as a crash does, and returns when it is gone.
+// Kill kills the process, like a crash, and returns once it has ended.
 func (a *Agent) Kill() error { return a.end(syscall.SIGKILL) }
 
 // Freeze stops the process from running, until [Agent.Thaw].
@@ -255,7 +257,7 @@ func quoted(list []string) string {
 	return strings.Join(q, ", ")
 }
 
-// freeAddress returns a loopback address on which nobody runs Consul.
+// freeAddress returns a loopback address on which no Consul runs.
 func freeAddress(ctx context.Context, pick func() string) (string, error) {
 	for range 100 {
 		ip := pick()

@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// Options say what to start.
+// Options selects what to start.
 type Options struct {
 	Servers int    // zero: 1
 	Clients int    // client agents, one per imagined host
@@ -30,7 +32,7 @@ type Options struct {
 type Cluster struct {
 	Servers []*Agent
 	Clients []*Agent
-	Token   string // may do everything; empty without ACL
+	Token   string // a management token; empty without ACL
 	CAFile  string // empty without TLS
 
 	options Options
@@ -42,7 +44,7 @@ type Cluster struct {
 	clients map[string]*api.Client // by agent and token: an agent refuses too many connections
 }
 
-// startLimit bounds everything that waits for Consul; it is generous because test machines are busy.
+// startLimit bounds every wait for Consul; it is generous because test machines are busy.
 const startLimit = 90 * time.Second
 
 // Start starts a cluster and returns when it is healthy. It ends with the test.
@@ -64,9 +66,10 @@ func Start(tb testing.TB, o Options) *Cluster {
 	return c
 }
 
-// Launch starts a cluster with its data in dir and returns when it is healthy. The caller closes it.
+// Launch starts a cluster with its data in dir and returns when it is healthy. The caller closes
+// it.
 func Launch(ctx context.Context, dir string, o Options) (*Cluster, error) {
-	binary, err := Build(ctx)
+	binary, err := testbed.Consul().Build(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +92,8 @@ func Launch(ctx context.Context, dir string, o Options) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
-	// Clusters of the same and of other processes each take a /24 by chance; who is there already is found out by trying.
+	// Clusters of this and other processes each pick a random /24, and trying it finds out whether
+	// it is taken.
 	net1, net2, host := 64+mathrand.N(128), mathrand.N(256), 10
 	pick := func() string {
 		host++
@@ -144,7 +148,7 @@ func (c *Cluster) Close() {
 	}
 }
 
-// Client returns a client of an agent that may do everything.
+// Client returns a client of an agent with all rights.
 func (c *Cluster) Client(a *Agent) (*api.Client, error) { return c.ClientWith(a, c.Token) }
 
 // ClientWith is Client with another token.
@@ -166,8 +170,8 @@ func (c *Cluster) ClientWith(a *Agent, token string) (*api.Client, error) {
 	return client, nil
 }
 
-// Wait returns when every agent that runs answers, all servers that run are voters with a leader, and every such agent is in the
-// catalog.
+// Wait returns once every running agent responds, all running servers are voters with a leader, and
+// every running agent is in the catalog.
 func (c *Cluster) Wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -299,7 +303,7 @@ func (c *Cluster) Grant(ctx context.Context, name string, policies ...string) (s
 	if err != nil {
 		return "", fmt.Errorf("cannot create the token %s: %v", name, err)
 	}
-	// Every agent must know it before it is used: followers learn of it a moment later.
+	// Every agent must know the token before its use: followers learn of it a moment later.
 	for _, a := range c.agents() {
 		if !a.runs() {
 			continue
