@@ -3,9 +3,11 @@ package health
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log" //nolint:depguard // net/http takes no other
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +21,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	ghealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
@@ -33,7 +36,7 @@ func listen(t testing.TB) net.Listener {
 	return ln
 }
 
-// closedAddr is an address on which nobody listens.
+// closedAddr returns an address on which nobody listens.
 func closedAddr(t testing.TB) string {
 	ln := listen(t)
 	ln.Close()
@@ -63,16 +66,16 @@ func must[T any](t testing.TB) func(v T, err error) T {
 type ask = func(context.Context) error
 
 func TestTCP(t *testing.T) {
-	open := must[ask](t)(TCP(listen(t).Addr().String()))
+	open := must[ask](t)(TCP(listen(t).Addr().String(), nil))
 	wantErr(t, open(t.Context()), "")
-	refused := must[ask](t)(TCP(closedAddr(t)))
+	refused := must[ask](t)(TCP(closedAddr(t), nil))
 	wantErr(t, refused(t.Context()), "connection refused")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	<-ctx.Done()
 	wantErr(t, open(ctx), "no answer in time")
 	for _, bad := range []string{"", "8080", ":8080", "a:", "a:http", "a:0"} {
-		if _, err := TCP(bad); err == nil {
+		if _, err := TCP(bad, nil); err == nil {
 			t.Errorf("TCP(%q) is accepted", bad)
 		}
 	}
@@ -104,6 +107,11 @@ func TestHTTP(t *testing.T) {
 	mux.HandleFunc("/host", func(w http.ResponseWriter, r *http.Request) {
 		if r.Host != "orders.example" || r.Header.Get("X-Probe") != "1" {
 			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	mux.HandleFunc("/head", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodHead || r.UserAgent() != "mine" {
+			w.WriteHeader(http.StatusMethodNotAllowed)
 		}
 	})
 	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -140,6 +148,10 @@ func TestHTTP(t *testing.T) {
 		{"/moved", HTTPOptions{}, ""},
 		{"/none", HTTPOptions{}, "status 404"},
 		{"/host", HTTPOptions{Header: http.Header{"Host": {"orders.example"}, "x-probe": {"1"}}}, ""},
+		{"/ok", HTTPOptions{Body: "fine"}, ""},
+		{"/ok", HTTPOptions{Body: "ready"}, `status 200 OK, and "ready" is not in the response`},
+		{"/head", HTTPOptions{Method: "HEAD", Header: http.Header{"User-Agent": {"mine"}}}, ""},
+		{"/head", HTTPOptions{}, "status 405"},
 		{"/hang", HTTPOptions{}, "no answer in time"},
 		{"/half", HTTPOptions{}, "no answer in time"},
 		{"/endless", HTTPOptions{}, ""},
@@ -174,14 +186,84 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-func TestHTTPS(t *testing.T) {
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+// certified starts a server with a certificate for example.com, and returns a file that holds it.
+func certified(t *testing.T, handler http.Handler) (srv *httptest.Server, file string) {
+	t.Helper()
+	srv = httptest.NewUnstartedServer(handler)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // of net/http
+	srv.EnableHTTP2 = true
 	srv.StartTLS()
-	defer srv.Close()
-	wantErr(t, must[ask](t)(HTTP(srv.URL, HTTPOptions{}))(t.Context()), "x509")
-	pool := x509.NewCertPool()
-	pool.AddCert(srv.Certificate())
-	wantErr(t, must[ask](t)(HTTP(srv.URL, HTTPOptions{TLS: &tls.Config{RootCAs: pool}}))(t.Context()), "")
+	t.Cleanup(srv.Close)
+	file = filepath.Join(t.TempDir(), "ca.pem")
+	writePEM(t, file, srv.Certificate().Raw)
+	return srv, file
+}
+
+func writePEM(t *testing.T, file string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestHTTPS(t *testing.T) {
+	srv, ca := certified(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	none := filepath.Join(t.TempDir(), "none.pem")
+	if err := os.WriteFile(none, []byte("nothing"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		o    TLSOptions
+		err  string
+	}{
+		{"an unknown authority", TLSOptions{}, "x509"},
+		{"its authority", TLSOptions{CAFile: ca}, ""},
+		{"the name in it", TLSOptions{CAFile: ca, ServerName: "example.com"}, ""},
+		{"another name", TLSOptions{CAFile: ca, ServerName: "orders.example.org"}, "not orders.example.org"},
+		{"any", TLSOptions{Insecure: true}, ""},
+		{"a file that is away", TLSOptions{CAFile: "/no/such/file"}, "no such file"},
+		{"a file without a certificate", TLSOptions{CAFile: none}, "holds no certificate"},
+		{"a certificate that is away", TLSOptions{Insecure: true, CertFile: "/no/such", KeyFile: "/no/such"}, "no such file"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			wantErr(t, must[ask](t)(HTTP(srv.URL, HTTPOptions{TLS: tc.o}))(t.Context()), tc.err)
+			wantErr(t, must[ask](t)(TCP(srv.Listener.Addr().String(), &tc.o))(t.Context()), tc.err)
+		})
+	}
+	if _, err := HTTP(srv.URL, HTTPOptions{TLS: TLSOptions{CertFile: ca}}); err == nil {
+		t.Error("a certificate without its key is accepted")
+	}
+	if _, err := TCP(srv.Listener.Addr().String(), &TLSOptions{Insecure: true, CAFile: ca}); err == nil {
+		t.Error("an authority that has no effect is accepted")
+	}
+}
+
+// A check reads its files each time: a rotated authority counts at once.
+func TestRotatedAuthorityIsReadAgain(t *testing.T) {
+	srv, ca := certified(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	check := must[ask](t)(HTTP(srv.URL, HTTPOptions{TLS: TLSOptions{CAFile: ca}}))
+	wantErr(t, check(t.Context()), "")
+	if err := os.WriteFile(ca, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, check(t.Context()), "holds no certificate")
+	writePEM(t, ca, srv.Certificate().Raw)
+	wantErr(t, check(t.Context()), "")
+}
+
+func TestGRPCOverTLS(t *testing.T) {
+	front, ca := certified(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	ln := listen(t)
+	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: front.TLS.Certificates})))
+	healthpb.RegisterHealthServer(srv, ghealth.NewServer())
+	go func() { _ = srv.Serve(ln) }()
+	defer srv.Stop()
+	addr := ln.Addr().String()
+	wantErr(t, must[ask](t)(GRPC(addr, "", &TLSOptions{CAFile: ca}))(t.Context()), "")
+	wantErr(t, must[ask](t)(GRPC(addr, "", &TLSOptions{Insecure: true}))(t.Context()), "")
+	wantErr(t, must[ask](t)(GRPC(addr, "", &TLSOptions{}))(t.Context()), "x509")
+	wantErr(t, must[ask](t)(GRPC(addr, "", &TLSOptions{CAFile: "/no/such/file"}))(t.Context()), "no such file")
 }
 
 func TestExec(t *testing.T) {
@@ -193,7 +275,7 @@ func TestExec(t *testing.T) {
 	}{
 		{"well", []string{"true"}, ExecOptions{}, ""},
 		{"not well", []string{"false"}, ExecOptions{}, "exit status 1"},
-		{"says why", []string{"sh", "-c", "echo the disk is full; echo more; exit 3"}, ExecOptions{}, "exit status 3: the disk is full"},
+		{"reports why", []string{"sh", "-c", "echo the disk is full; echo more; exit 3"}, ExecOptions{}, "exit status 3: the disk is full"},
 		{"no shell", []string{"echo", "$(false)", ";", "false"}, ExecOptions{}, ""},
 		{"killed", []string{"sh", "-c", "kill -9 $$"}, ExecOptions{}, "signal: killed"},
 		{"no such command", []string{"/no/such/command"}, ExecOptions{}, "cannot run /no/such/command: no such file"},
@@ -225,7 +307,7 @@ func pidIn(t *testing.T, path string) int {
 	}
 }
 
-// gone waits until pid is no process any more (a zombie that init has not reaped counts as gone).
+// gone waits until no process has pid (a zombie that init has not reaped counts as gone).
 func gone(t *testing.T, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; {
@@ -295,7 +377,7 @@ func TestGRPC(t *testing.T) {
 	defer plain.Stop()
 	wantErr(t, must[ask](t)(GRPC(other.Addr().String(), "", nil))(t.Context()), "does not speak the gRPC health protocol")
 
-	silent := listen(t) // accepts (the backlog does) and never says a word
+	silent := listen(t) // accepts (the backlog does) and never answers
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	wantErr(t, must[ask](t)(GRPC(silent.Addr().String(), "", nil))(ctx), "deadline exceeded")
@@ -311,7 +393,7 @@ func TestPostgresSaysWhatIsWrongWithoutTheSecret(t *testing.T) {
 		return p
 	}
 	run := func(text string) error {
-		c := must[Check](t)(Postgres("repository", dsn(text)))
+		c := must[Check](t)(Postgres("repository", dsn(text), nil))
 		defer c.Close()
 		return c.Run(t.Context())
 	}
@@ -326,11 +408,11 @@ func TestPostgresSaysWhatIsWrongWithoutTheSecret(t *testing.T) {
 			t.Errorf("the secret is in %v", err)
 		}
 	}
-	c := must[Check](t)(Postgres("repository", filepath.Join(dir, "none")))
+	c := must[Check](t)(Postgres("repository", filepath.Join(dir, "none"), nil))
 	wantErr(t, c.Run(t.Context()), "no such file")
 }
 
-// BenchmarkGRPC and the others show what one run of a check costs the sidecar.
+// BenchmarkGRPC and the other benchmarks show what one run of a check costs the sidecar.
 func BenchmarkGRPC(b *testing.B) {
 	ln := listen(b)
 	srv := grpc.NewServer()
@@ -357,7 +439,7 @@ func BenchmarkTCP(b *testing.B) {
 			conn.Close()
 		}
 	}()
-	benchCheck(b, must[ask](b)(TCP(ln.Addr().String())))
+	benchCheck(b, must[ask](b)(TCP(ln.Addr().String(), nil)))
 }
 
 func BenchmarkExec(b *testing.B) { benchCheck(b, must[ask](b)(Exec([]string{"true"}, ExecOptions{}))) }

@@ -1,9 +1,10 @@
 package health
 
-// Verdict is what is known of a check or of the program as a whole.
+// Verdict is the judgement of a check or of the program as a whole.
 type Verdict int
 
-// The verdicts. A check is Unknown until Rise successes or Fall failures have come in a row, and never again.
+// The verdicts. A check starts as Unknown and leaves it for good after Rise successes or Fall
+// failures in a row.
 const (
 	Unknown Verdict = iota
 	Up
@@ -22,15 +23,15 @@ func (v Verdict) String() string {
 	return "unknown"
 }
 
-// counter is the rise and fall of one check: answers in, verdict out.
+// counter applies rise and fall to one check: it turns results into a verdict.
 type counter struct {
 	rise, fall int
 	verdict    Verdict
-	streak     int // answers in a row that speak against the verdict (Unknown: of the kind of last)
+	streak     int // results in a row that contradict the verdict (Unknown: of the kind of last)
 	last       bool
 }
 
-// observe takes one answer and reports whether it changed the verdict.
+// observe adds one result and reports whether it changed the verdict.
 func (c *counter) observe(ok bool) (changed bool) {
 	if ok != c.last {
 		c.streak = 0
@@ -48,7 +49,8 @@ func (c *counter) observe(ok bool) (changed bool) {
 	return true
 }
 
-// combine is the verdict over several: Down if any is, else Up if all are, else Unknown.
+// combine returns the verdict over several: Down if any is Down, else Up if all are Up, else
+// Unknown.
 func combine(verdicts ...Verdict) Verdict {
 	all := Up
 	for _, v := range verdicts {

@@ -11,12 +11,12 @@ func TestCounter(t *testing.T) {
 	}{
 		{"defaults, first success", 1, 3, "+", "U"},
 		{"defaults, down at the third failure in a row", 1, 3, "+---", "UUUD"},
-		{"a success in between begins anew", 1, 3, "+--+--+---", "UUUUUUUUUD"},
+		{"a success in between restarts the count", 1, 3, "+--+--+---", "UUUUUUUUUD"},
 		{"up again at once", 1, 3, "---+", "uuDU"},
 		{"never well: no verdict before fall", 2, 3, "--", "uu"},
 		{"flapping from the start settles nothing", 2, 2, "+-+-+-", "uuuuuu"},
 		{"rise 3", 3, 1, "+++-+++", "uuUDDDU"},
-		{"rise begins anew after a failure", 3, 2, "+++--++-+++", "uuUUDDDDDDU"},
+		{"a failure restarts the count of rise", 3, 2, "+++--++-+++", "uuUUDDDDDDU"},
 		{"one of each", 1, 1, "+-+-", "UDUD"},
 		{"fall does not lose count beyond its threshold", 1, 2, "-----+", "uDDDDU"},
 	} {

@@ -14,15 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExecOptions are what an exec check may need beyond the command.
+// ExecOptions configures an exec check beyond its command.
 type ExecOptions struct {
 	Dir string   // working directory; empty: that of this process
 	Env []string // added to the environment of this process, "NAME=value"
+	// Start starts a command with the environment and privileges that the caller chooses; cmd.Env
+	// holds what to add to the environment. If nil, the command inherits those of this process.
+	Start func(cmd *exec.Cmd) error
 }
 
-// Exec is the check that command exits with status 0. command is an argument vector; no shell is involved. It runs in a process
-// group of its own, and the whole group is killed when the context ends and when the command has ended. What the
-// command writes first, up to a line of 200 bytes, is part of the error when it fails.
+func (o ExecOptions) start(cmd *exec.Cmd) error {
+	if o.Start != nil {
+		cmd.Env = o.Env
+		return o.Start(cmd)
+	}
+	cmd.Env = append(os.Environ(), o.Env...)
+	return cmd.Start()
+}
+
+// Exec returns a check that succeeds if command exits with status 0. command is an argument vector;
+// no shell is involved. It runs in a process group of its own. The whole group is killed when the
+// context ends and when the command has ended. The start of its output, up to a line of 200 bytes,
+// is part of the error when it fails.
 func Exec(command []string, o ExecOptions) (func(ctx context.Context) error, error) {
 	if len(command) == 0 || command[0] == "" {
 		return nil, errors.New("the command is empty")
@@ -37,16 +50,15 @@ func runGroup(ctx context.Context, command []string, o ExecOptions) error {
 	out := &head{max: 200}
 	cmd := exec.Command(command[0], command[1:]...) //nolint:noctx // ctx is honoured below, for the whole group
 	cmd.Dir = o.Dir
-	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = 100 * time.Millisecond // who left the group and kept the output open does not hold us up
-	if err := cmd.Start(); err != nil {
+	cmd.WaitDelay = 100 * time.Millisecond // a process that left the group with the output open must not block us
+	if err := o.start(cmd); err != nil {
 		return fmt.Errorf("cannot run %s: %v", command[0], startCause(err))
 	}
 	pid := cmd.Process.Pid
 
-	// The group is signalled only while its leader is not reaped yet, so that its number still belongs to it.
+	// Signal the group only until its leader is reaped: until then the number still belongs to it.
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -63,7 +75,7 @@ func runGroup(ctx context.Context, command []string, o ExecOptions) error {
 	case <-ctx.Done():
 		late = ctx.Err()
 	}
-	_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH: nobody else was in the group
+	_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH: the group had no other member
 	<-ended
 	err := cmd.Wait()
 	if late != nil {

@@ -2,8 +2,8 @@ package health
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
+	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -13,18 +13,23 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// GRPC is the check that the service answers SERVING on the gRPC health protocol (grpc.health.v1.Health/Check) of addr
-// ("host:port"). An empty service means the server as a whole. A nil tlsConfig means plain text. Each run makes a
-// connection of its own and uses no proxy.
-func GRPC(addr, service string, tlsConfig *tls.Config) (func(ctx context.Context) error, error) {
-	if err := validAddr(addr); err != nil {
+// GRPC returns a check that succeeds if addr ("host:port") reports the service as SERVING with the
+// gRPC health protocol (grpc.health.v1.Health/Check). An empty service means the server as a whole.
+// A nil secure means plain text. Each run opens its own connection and uses no proxy.
+func GRPC(addr, service string, secure *TLSOptions) (func(ctx context.Context) error, error) {
+	host, err := secured(addr, secure)
+	if err != nil {
 		return nil, err
 	}
-	creds := insecure.NewCredentials()
-	if tlsConfig != nil {
-		creds = credentials.NewTLS(tlsConfig)
-	}
 	return func(ctx context.Context) error {
+		creds := insecure.NewCredentials()
+		if secure != nil {
+			c, err := secure.Config(host)
+			if err != nil {
+				return fmt.Errorf("cannot ask %s: %v", addr, err)
+			}
+			creds = credentials.NewTLS(c)
+		}
 		conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds), grpc.WithNoProxy(),
 			grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
 		if err != nil {
@@ -46,4 +51,18 @@ func GRPC(addr, service string, tlsConfig *tls.Config) (func(ctx context.Context
 		}
 		return nil
 	}, nil
+}
+
+// secured checks the address and the TLS options of a check, and returns the address's host.
+func secured(addr string, secure *TLSOptions) (host string, err error) {
+	if err := validAddr(addr); err != nil {
+		return "", err
+	}
+	if secure != nil {
+		if err := secure.Validate(); err != nil {
+			return "", err
+		}
+	}
+	host, _, err = net.SplitHostPort(addr)
+	return host, err
 }

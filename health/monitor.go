@@ -11,19 +11,20 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Check is one question about the program.
+// Check is one test of the program.
 type Check struct {
-	// Name tells checks apart in reports; it is not empty and unique within a [Config].
+	// Name identifies the check in reports; it must not be empty and must be unique in a [Config].
 	Name string
-	// Run asks once. nil means that all is well; the error says what is not, in a few plain words without secrets. Run returns soon
-	// after ctx has ended. It is never called again before it has returned, but from different goroutines.
+	// Run tests once. nil means success; an error states the failure in a few plain words without
+	// secrets. Run returns soon after ctx has ended. Its calls never overlap, but they come from
+	// different goroutines.
 	Run func(ctx context.Context) error
-	// Close, if set, lets go of what Run keeps between calls. A monitor calls it once per Monitor.Run, at the end;
-	// Run may be called again afterwards.
+	// Close, if set, releases what Run keeps between calls. A monitor calls it once per
+	// Monitor.Run, at the end; Run may be called again afterwards.
 	Close func()
 }
 
-// Config says what a [Monitor] asks and how it counts.
+// Config sets what a [Monitor] checks and how it counts.
 type Config struct {
 	Interval time.Duration // from the start of one run of a check to the start of the next
 	Timeout  time.Duration // a run that takes longer has failed
@@ -36,55 +37,57 @@ type Config struct {
 func (c Config) Validate() error {
 	var errs []error
 	if c.Interval <= 0 {
-		errs = append(errs, fmt.Errorf("interval: %v is not a positive duration", c.Interval))
+		errs = append(errs, fmt.Errorf("health.interval: %v is not a positive duration", c.Interval))
 	}
 	if c.Timeout <= 0 {
-		errs = append(errs, fmt.Errorf("timeout: %v is not a positive duration", c.Timeout))
+		errs = append(errs, fmt.Errorf("health.timeout: %v is not a positive duration", c.Timeout))
 	}
 	if c.Rise < 1 {
-		errs = append(errs, fmt.Errorf("rise: %d is not at least 1", c.Rise))
+		errs = append(errs, fmt.Errorf("health.rise: %d is not at least 1", c.Rise))
 	}
 	if c.Fall < 1 {
-		errs = append(errs, fmt.Errorf("fall: %d is not at least 1", c.Fall))
+		errs = append(errs, fmt.Errorf("health.fall: %d is not at least 1", c.Fall))
 	}
 	names := map[string]bool{}
 	for i, ch := range c.Checks {
 		switch {
 		case ch.Name == "":
-			errs = append(errs, fmt.Errorf("checks[%d]: has no name", i))
+			errs = append(errs, fmt.Errorf("health.checks[%d].name: it is missing: the name identifies the check in logs and status", i))
 		case names[ch.Name]:
-			errs = append(errs, fmt.Errorf("checks[%d]: the name %q is taken by another check", i, ch.Name))
+			errs = append(errs, fmt.Errorf("health.checks[%d].name: %q is the name of another check", i, ch.Name))
 		case ch.Run == nil:
-			errs = append(errs, fmt.Errorf("checks[%d] %q: asks nothing", i, ch.Name))
+			errs = append(errs, fmt.Errorf("health.checks[%d]: %q asks nothing", i, ch.Name))
 		}
 		names[ch.Name] = true
 	}
 	return errors.Join(errs...)
 }
 
-// Detection is the longest time from when the program begins to hang until it is reported unhealthy.
+// Detection returns the longest time from the start of a hang until the program is reported
+// unhealthy.
 func (c Config) Detection() time.Duration {
 	return c.Interval + time.Duration(max(c.Fall-1, 0))*max(c.Interval, c.Timeout) + c.Timeout
 }
 
-// Result is the newest answer to one check, for status pages.
+// Result is the latest result of one check, for status pages.
 type Result struct {
 	Name    string
 	Verdict Verdict       // after rise and fall
-	Err     error         // what the last run said; nil: all well, or not run yet (At is zero)
-	At      time.Time     // when the last run ended or was given up
+	Err     error         // of the last run; nil: success, or not run yet (At is zero)
+	At      time.Time     // when the last run ended or was abandoned
 	Took    time.Duration // how long the last run took
-	Streak  int           // how many answers in a row were like the last one
-	// Since is when the run began that was the first of the streak: for a check that is down, when the trouble was first met.
+	Streak  int           // how many results in a row were like the last one
+	// Since is the start of the first run of the streak: for a check that is down, when the failure
+	// was first seen.
 	Since time.Time
 }
 
 // Status is the state of a monitor at one moment.
 type Status struct {
 	Verdict Verdict
-	Detail  string        // "ok", or which checks fail and why
+	Detail  string        // "ok", or the failing checks and their errors
 	Took    time.Duration // the slowest of the last runs
-	Since   time.Time     // for Down: when the first failing run of a check that is down began; else zero
+	Since   time.Time     // for Down: start of the first failing run of a check that is down; otherwise zero
 	Checks  []Result      // in the order of Config.Checks
 }
 
@@ -97,8 +100,8 @@ type Monitor struct {
 	results []Result
 }
 
-// NewMonitor returns a monitor that is not yet running. cfg must be valid ([Config.Validate]); without checks the
-// program is healthy by definition.
+// NewMonitor returns a monitor that is not yet running. cfg must be valid ([Config.Validate]);
+// without checks the program is always healthy.
 func NewMonitor(cfg Config, log zerolog.Logger) *Monitor {
 	m := &Monitor{cfg: cfg, log: log}
 	m.reset()
@@ -114,7 +117,7 @@ func (m *Monitor) reset() {
 	}
 }
 
-// observation is one answer on its way from a check's goroutine to Run's.
+// observation is one result on its way from a check's goroutine to Run's.
 type observation struct {
 	check int
 	err   error
@@ -122,33 +125,110 @@ type observation struct {
 	took  time.Duration
 }
 
-// Run asks until ctx has ended and calls report at the first verdict and at each change of it: detail is "ok" or says which checks
-// are down and why, took is how long the run took that brought the verdict (without checks: zero). Every call of Run begins with
-// nothing known. Run calls report from its own goroutine, one call at a time; a report that blocks delays the verdicts
-// but starts no second run of a check. Run may be called again after it has returned, not at the same time.
+// Run runs the checks until ctx has ended and calls report at the first verdict and at each change
+// of it. detail is "ok" or names the checks that are down and their errors; since is the start of the
+// first of the failed runs that led to the verdict (zero if healthy). Every call of Run starts without results.
+// Run calls report from its own goroutine, one call at a time; a report that blocks delays verdicts
+// but causes no second run of a check. Run may be called again after it has returned, not
+// concurrently.
 //
-// When ctx has ended, Run waits for checks under way to return, but not longer than a timeout.
-func (m *Monitor) Run(ctx context.Context, report func(healthy bool, detail string, took time.Duration)) {
-	m.reset()
-	checks := m.cfg.Checks
-	if len(checks) == 0 {
-		report(true, "ok", 0)
+// When ctx has ended, Run waits for running checks to return, but no longer than a timeout.
+func (m *Monitor) Run(ctx context.Context, report func(healthy bool, detail string, since time.Time)) {
+	if len(m.cfg.Checks) == 0 {
+		m.reset()
+		report(true, "ok", time.Time{})
 		<-ctx.Done()
 		return
 	}
-	seen := make(chan observation)
-	var loops sync.WaitGroup
-	for i, ch := range checks {
-		loops.Go(func() { m.loop(ctx, i, ch, seen) })
-	}
-	defer loops.Wait()
-
-	counters := make([]counter, len(checks))
-	verdicts := make([]Verdict, len(checks))
-	for i := range counters {
-		counters[i] = counter{rise: m.cfg.Rise, fall: m.cfg.Fall}
+	steady := func() schedule {
+		return func(o observation) time.Time { return o.began.Add(m.cfg.Interval) }
 	}
 	whole := Unknown
+	m.observe(ctx, m.cfg.Fall, steady, func(o observation, v Verdict, changed bool) bool {
+		if changed {
+			m.say(m.cfg.Checks[o.check].Name, v, o.err)
+		}
+		if s := m.Status(); s.Verdict != whole {
+			whole = s.Verdict
+			report(whole == Up, s.Detail, s.Since)
+		}
+		return true
+	})
+}
+
+// Wait returns nil as soon as every check is up, and otherwise, when ctx has ended, an error that
+// names the checks that are not. It is for a program that has just been started: a failure means
+// "not yet", so checks are repeated faster than in Run (after 20 ms at first, later after a
+// twentieth of the time waited, at most after Interval) and Fall does not count. It calls waiting,
+// one call at a time, with each new reason to wait. Wait and Run must not overlap.
+func (m *Monitor) Wait(ctx context.Context, waiting func(detail string)) error {
+	if len(m.cfg.Checks) == 0 {
+		return nil
+	}
+	began := time.Now()
+	up, last := false, ""
+	m.observe(ctx, 1, func() schedule { return m.hurry(began) }, func(observation, Verdict, bool) bool {
+		s := m.Status()
+		if s.Verdict == Down && s.Detail != last {
+			last = s.Detail
+			waiting(last)
+		}
+		up = s.Verdict == Up
+		return !up
+	})
+	switch {
+	case up:
+		return nil
+	case last == "":
+		return errors.New("no check has answered")
+	}
+	return errors.New(last)
+}
+
+// schedule returns when the run after o begins.
+type schedule func(o observation) time.Time
+
+// The pace of Wait.
+const (
+	waitMin  = 20 * time.Millisecond
+	waitPart = 20
+)
+
+// hurry is the schedule of one check of a program that is starting.
+func (m *Monitor) hurry(began time.Time) schedule {
+	good := 0
+	return func(o observation) time.Time {
+		end := o.began.Add(o.took)
+		good++
+		if o.err != nil {
+			good = 0
+		}
+		if good >= m.cfg.Rise {
+			return o.began.Add(m.cfg.Interval) // it is up; the others may not be
+		}
+		// No slower than the check itself, so that an expensive one does not compete with the start.
+		pause := max(end.Sub(began)/waitPart, o.took, waitMin)
+		return end.Add(min(pause, m.cfg.Interval))
+	}
+}
+
+// observe runs every check at its pace until ctx has ended or each returns false. each is called
+// with every result and what it makes of the check's verdict.
+func (m *Monitor) observe(ctx context.Context, fall int, pace func() schedule, each func(o observation, v Verdict, changed bool) bool) {
+	m.reset()
+	ctx, end := context.WithCancel(ctx)
+	seen := make(chan observation)
+	var loops sync.WaitGroup
+	for i, ch := range m.cfg.Checks {
+		loops.Go(func() { m.loop(ctx, i, ch, pace(), seen) })
+	}
+	defer loops.Wait()
+	defer end()
+
+	counters := make([]counter, len(m.cfg.Checks))
+	for i := range counters {
+		counters[i] = counter{rise: m.cfg.Rise, fall: fall}
+	}
 	for {
 		var o observation
 		select {
@@ -157,18 +237,13 @@ func (m *Monitor) Run(ctx context.Context, report func(healthy bool, detail stri
 		case o = <-seen:
 		}
 		if ctx.Err() != nil {
-			return // an answer that came because everything is being shut down is none
+			return // a result caused by the shutdown does not count
 		}
 		c := &counters[o.check]
 		changed := c.observe(o.err == nil)
-		verdicts[o.check] = c.verdict
 		m.keep(o, *c)
-		if changed {
-			m.say(checks[o.check].Name, c.verdict, o.err)
-		}
-		if now := combine(verdicts...); now != whole {
-			whole = now
-			report(now == Up, m.Status().Detail, o.took)
+		if !each(o, c.verdict, changed) {
+			return
 		}
 	}
 }
@@ -195,7 +270,7 @@ func (m *Monitor) keep(o observation, c counter) {
 	}
 }
 
-// Status returns what is known now. It never blocks for a check.
+// Status returns the current state. It never waits for a check.
 func (m *Monitor) Status() Status {
 	m.mu.Lock()
 	s := Status{Checks: append([]Result(nil), m.results...)}
@@ -208,7 +283,7 @@ func (m *Monitor) Status() Status {
 		if r.Verdict != Down {
 			continue
 		}
-		if r.Err == nil { // on its way up again
+		if r.Err == nil { // recovering
 			wrong = append(wrong, fmt.Sprintf("%s: answers again (%d/%d)", r.Name, r.Streak, m.cfg.Rise))
 			continue
 		}
@@ -233,20 +308,20 @@ func (m *Monitor) Status() Status {
 type outcome struct{ err error }
 
 // loop runs one check on its own schedule until ctx has ended.
-func (m *Monitor) loop(ctx context.Context, i int, ch Check, seen chan<- observation) {
+func (m *Monitor) loop(ctx context.Context, i int, ch Check, next schedule, seen chan<- observation) {
 	done := make(chan outcome, 1)
 	running := false // a run has not returned yet
 	if ch.Close != nil {
 		defer func() {
-			if !running { // what is still in use can't be closed
+			if !running { // a check in use can't be closed
 				ch.Close()
 			}
 		}()
 	}
-	var stuck time.Time // when the run that does not return began
+	var stuck time.Time // start of the run that does not return
 	for {
 		began := time.Now()
-		if running { // the last run has not returned by the time the next one is due
+		if running { // the last run has not returned although the next one is due
 			select {
 			case <-done:
 				running = false
@@ -264,7 +339,7 @@ func (m *Monitor) loop(ctx context.Context, i int, ch Check, seen chan<- observa
 			case said := <-done:
 				o.err = said.err
 				if errors.Is(runCtx.Err(), context.DeadlineExceeded) {
-					o.err = m.late() // however the check puts it
+					o.err = m.late() // whatever the error of the check
 				}
 			case <-runCtx.Done():
 				o.err = m.late()
@@ -278,7 +353,7 @@ func (m *Monitor) loop(ctx context.Context, i int, ch Check, seen chan<- observa
 		case <-ctx.Done():
 		}
 		select {
-		case <-time.After(time.Until(began.Add(m.cfg.Interval))):
+		case <-time.After(time.Until(next(o))):
 		case <-ctx.Done():
 		}
 		if ctx.Err() != nil {
@@ -290,7 +365,7 @@ func (m *Monitor) loop(ctx context.Context, i int, ch Check, seen chan<- observa
 		case <-done:
 			running = false
 		case <-time.After(m.cfg.Timeout):
-			m.log.Warn().Str("check", ch.Name).Msg("check does not return; left behind")
+			m.log.Warn().Str("check", ch.Name).Msg("check does not return; abandoned")
 		}
 	}
 }

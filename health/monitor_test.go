@@ -19,12 +19,20 @@ type told struct {
 	mu    sync.Mutex
 	began time.Time
 	lines []string
+	since []time.Duration
 }
 
-func (r *told) report(healthy bool, detail string, _ time.Duration) {
+func (r *told) report(healthy bool, detail string, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lines = append(r.lines, fmt.Sprintf("%v %v %s", time.Since(r.began), healthy, detail))
+	line := fmt.Sprintf("%v %v %s", time.Since(r.began), healthy, detail)
+	if healthy != since.IsZero() {
+		line += fmt.Sprintf(" (since %v)", since)
+	}
+	if !since.IsZero() {
+		r.since = append(r.since, since.Sub(r.began))
+	}
+	r.lines = append(r.lines, line)
 }
 
 func (r *told) want(t *testing.T, lines ...string) {
@@ -71,6 +79,9 @@ func TestFirstVerdictAndChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, r := run(t, 20*time.Second, config(Check{Name: "a", Run: between(4500*time.Millisecond, 9500*time.Millisecond)}))
 		r.want(t, "0s true ok", "7s false a: sick", "10s true ok")
+		if len(r.since) != 1 || r.since[0] != 5*time.Second {
+			t.Errorf("down since %v, want the first of the failed runs, at 5s", r.since)
+		}
 	})
 }
 
@@ -151,7 +162,8 @@ func TestChecksDoNotWaitForEachOther(t *testing.T) {
 			Check{Name: "quick", Run: between(0, time.Hour)},
 			Check{Name: "well", Run: between(0, 0)},
 		))
-		// quick is down at 2 s; slow, at 2.8 s, adds no change of the verdict but is told by Status.
+		// quick is down at 2 s; slow, at 2.8 s, adds no change of the verdict but is told by
+		// Status.
 		r.want(t, "2s false quick: sick")
 		s := m.Status()
 		if want := "slow: no answer within 800ms; quick: sick"; s.Detail != want {
@@ -250,7 +262,7 @@ func TestDetectionIsTheWorstCase(t *testing.T) {
 			}})
 			ctx, cancel := context.WithCancel(t.Context())
 			var after time.Duration
-			NewMonitor(cfg, zerolog.Nop()).Run(ctx, func(healthy bool, _ string, _ time.Duration) {
+			NewMonitor(cfg, zerolog.Nop()).Run(ctx, func(healthy bool, _ string, _ time.Time) {
 				if !healthy {
 					after = time.Since(began) - from
 					cancel()
@@ -270,11 +282,60 @@ func TestValidate(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		"interval: 0s", "timeout: 0s", "rise: 0", "fall: 0", "checks[0]: has no name",
-		`checks[2]: the name "a" is taken`, `checks[3] "b": asks nothing`,
+		"interval: 0s", "timeout: 0s", "rise: 0", "fall: 0", "health.checks[0].name: it is missing",
+		`health.checks[2].name: "a" is the name of another check`, `health.checks[3]: "b" asks nothing`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
 	}
+}
+
+// wait is the outcome of Monitor.Wait: how long it took, the reasons to wait, and its error.
+func wait(t *testing.T, limit time.Duration, cfg Config) (took time.Duration, reasons []string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	began := time.Now()
+	err = NewMonitor(cfg, zerolog.Nop()).Wait(ctx, func(detail string) { reasons = append(reasons, detail) })
+	return time.Since(began), reasons, err
+}
+
+func TestWaitEndsSoonAfterTheProgramIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took, reasons, err := wait(t, 30*time.Second, config(
+			Check{Name: "a", Run: between(0, 12*time.Second)}, Check{Name: "b", Run: between(0, time.Second)}))
+		if err != nil || took < 12*time.Second || took > 12600*time.Millisecond {
+			t.Errorf("it took %v, %v", took, err)
+		}
+		if got := strings.Join(reasons, "|"); got != "a: sick|a: sick; b: sick|a: sick" && got != "b: sick|a: sick; b: sick|a: sick" {
+			t.Errorf("reasons to wait: %q", got)
+		}
+		took, reasons, err = wait(t, 30*time.Second, config(Check{Name: "a", Run: between(0, 0)}))
+		if err != nil || took != 0 || reasons != nil {
+			t.Errorf("a program that is well at once: %v, %v, %q", took, err, reasons)
+		}
+		took, _, err = wait(t, 30*time.Second, config())
+		if err != nil || took != 0 {
+			t.Errorf("without checks: %v, %v", took, err)
+		}
+	})
+}
+
+func TestWaitHonoursRiseAndNamesWhatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(Check{Name: "a", Run: between(time.Second, time.Hour)})
+		cfg.Rise, cfg.Interval = 3, 2*time.Second
+		if took, _, err := wait(t, 5*time.Second, cfg); err != nil || took != 40*time.Millisecond {
+			t.Errorf("three successes, 20 ms apart: %v, %v", took, err)
+		}
+		cfg = config(Check{Name: "a", Run: between(0, time.Hour)}, Check{Name: "b", Run: between(0, 0)})
+		if took, _, err := wait(t, 5*time.Second, cfg); fmt.Sprint(err) != "a: sick" || took != 5*time.Second {
+			t.Errorf("%v, %v", took, err)
+		}
+		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		if _, _, err := wait(t, 100*time.Millisecond, config(Check{Name: "a", Run: hang})); fmt.Sprint(err) != "no check has answered" {
+			t.Errorf("%v", err)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,9 +12,9 @@ import (
 	"time"
 )
 
-// TCPProbe returns a function that succeeds if a TCP connection to addr ("host:port") can be made. The connection is closed at
-// once, without a byte sent. The function is bounded by its context alone.
-func TCPProbe(addr string) func(ctx context.Context) error {
+// tcpProbe returns a function that succeeds if it can open a TCP connection to addr ("host:port").
+// It closes the connection at once without sending anything. Only its context bounds it.
+func tcpProbe(addr string) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", addr)
@@ -22,23 +23,39 @@ func TCPProbe(addr string) func(ctx context.Context) error {
 		}
 		defer conn.Close()
 		if conn.LocalAddr().String() == conn.RemoteAddr().String() {
-			// Nobody listens, and the kernel gave the client the very port it dials: a TCP connection to itself.
+			// Nobody listens, and the kernel chose the port being dialed as the client's port: a
+			// TCP connection to itself.
 			return fmt.Errorf("cannot connect to %s: nobody listens there", addr)
 		}
 		return nil
 	}
 }
 
-// TCP is the check that addr ("host:port") accepts connections.
-func TCP(addr string) (func(ctx context.Context) error, error) {
-	if err := validAddr(addr); err != nil {
+// TCP returns a check that succeeds if addr ("host:port") accepts connections and, unless secure is
+// nil, completes a TLS handshake.
+func TCP(addr string, secure *TLSOptions) (func(ctx context.Context) error, error) {
+	host, err := secured(addr, secure)
+	if err != nil {
 		return nil, err
 	}
-	return TCPProbe(addr), nil
+	if secure == nil {
+		return tcpProbe(addr), nil
+	}
+	return func(ctx context.Context) error {
+		c, err := secure.Config(host)
+		if err != nil {
+			return fmt.Errorf("cannot connect to %s: %v", addr, err)
+		}
+		conn, err := (&tls.Dialer{Config: c}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("cannot connect to %s: %v", addr, cause(err))
+		}
+		return conn.Close()
+	}, nil
 }
 
-// PortOf returns the startup port of a controller's URL as "host:port"; without a port it is 80 for http and 443 for https.
-// The URL must be absolute, http or https, and have a host.
+// PortOf returns the startup port of a controller's URL as "host:port"; the default port is 80 for
+// http and 443 for https. The URL must be absolute, http or https, and have a host.
 func PortOf(rawURL string) (hostport string, err error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -63,18 +80,20 @@ func PortOf(rawURL string) (hostport string, err error) {
 	return addr, nil
 }
 
-// The pace of WaitPort: as often as every pollMin, and then so that the polling adds a twentieth to the time waited.
+// The pace of WaitPort: it starts at pollMin and grows so that polling adds a twentieth to the time
+// waited.
 const (
 	pollMin  = 2 * time.Millisecond
 	pollMax  = 100 * time.Millisecond
 	pollPart = 20
-	pollTry  = time.Second // one connection attempt; a dropped packet must not use up all the time there is
+	pollTry  = time.Second // one connection attempt; a dropped packet must not use up the whole time
 )
 
-// WaitPort waits until addr ("host:port") accepts a connection, and returns nil, or until ctx has ended, and returns
-// an error that says what the last attempt met. It polls every 2 ms at first and every 100 ms in the end, so that the
-// wait is at most 5 % (never more than 100 ms) longer than the port took to open.
-func WaitPort(ctx context.Context, addr string) error { return waitFor(ctx, addr, TCPProbe(addr)) }
+// WaitPort waits until addr ("host:port") accepts a connection, and returns nil. If ctx ends first,
+// it returns an error with the outcome of the last attempt. It polls every 2 ms at first and every
+// 100 ms at last, so that it waits at most 5 % (never more than 100 ms) longer than the port took
+// to open.
+func WaitPort(ctx context.Context, addr string) error { return waitFor(ctx, addr, tcpProbe(addr)) }
 
 func waitFor(ctx context.Context, addr string, probe func(context.Context) error) error {
 	began := time.Now()
@@ -87,7 +106,7 @@ func waitFor(ctx context.Context, addr string, probe func(context.Context) error
 			return nil
 		}
 		if ctx.Err() == nil || last == nil {
-			last = err // the attempt that ctx cut short tells less than the one before
+			last = err // an attempt that ctx cut short is less informative than the previous one
 		}
 		pause := min(max(time.Since(began)/pollPart, pollMin), pollMax)
 		select {
@@ -115,7 +134,7 @@ func validAddr(addr string) error {
 	return nil
 }
 
-// cause strips what a message about addr would only repeat.
+// cause strips the parts of a message that would repeat addr.
 func cause(err error) error {
 	var errno syscall.Errno
 	var dns *net.DNSError

@@ -13,20 +13,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Postgres is the check that a database answers SELECT 1. The DSN (URL or key=value form) is the content of dsnFile and is
-// read again before each new connection, so a secret may change. One connection is kept from run to run, since logging in costs
-// both sides far more than the question; after a failure the next run makes a new one. The check is returned with
-// its Close.
-func Postgres(name, dsnFile string) (Check, error) {
+// Postgres returns a check that succeeds if a database answers SELECT 1, with its Close. The DSN
+// (URL or key=value form) is the content of dsnFile, which is reread before each new connection, so
+// a secret may change. The check keeps one connection from run to run, because a login costs both
+// sides far more than the query; after a failure the next run opens a new one.
+//
+// accept, if not nil, returns why a DSN must not be used. A part of the DSN that it misses may
+// appear in errors as a host name.
+func Postgres(name, dsnFile string, accept func(dsn string) error) (Check, error) {
 	if dsnFile == "" {
 		return Check{}, errors.New("no DSN file is named")
 	}
-	p := &pgCheck{dsnFile: dsnFile}
+	p := &pgCheck{dsnFile: dsnFile, accept: accept}
 	return Check{Name: name, Run: p.run, Close: p.close}, nil
 }
 
 type pgCheck struct {
 	dsnFile string
+	accept  func(dsn string) error
 	mu      sync.Mutex
 	conn    *pgx.Conn // nil: none
 }
@@ -55,12 +59,18 @@ func (p *pgCheck) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the DSN: %v", err)
 	}
-	cfg, err := pgx.ParseConfig(strings.TrimSpace(string(b)))
+	dsn := strings.TrimSpace(string(b))
+	if p.accept != nil {
+		if err := p.accept(dsn); err != nil {
+			return nil, fmt.Errorf("%s: %v", p.dsnFile, err)
+		}
+	}
+	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		// The parser's own words may quote the secret.
+		// The parser's error may quote the secret.
 		return nil, fmt.Errorf("cannot read the DSN: %s does not hold a PostgreSQL DSN", p.dsnFile)
 	}
-	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // a pooler in between may not know prepared statements
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // a pooler in between may not support prepared statements
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "tanist health"
 	}

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// database starts a private PostgreSQL and returns its socket directory and a function that stops it.
+// database starts a private PostgreSQL and returns its socket directory and a function that stops
+// it.
 func database(t testing.TB) (dir string, stop func()) {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
@@ -69,7 +70,7 @@ func TestPostgres(t *testing.T) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "host=%s user=postgres dbname=postgres\n", dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	check := must[Check](t)(Postgres("repository", file))
+	check := must[Check](t)(Postgres("repository", file, nil))
 	defer check.Close()
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		err := check.Run(t.Context())
@@ -100,7 +101,7 @@ func BenchmarkPostgres(b *testing.B) {
 	if err := os.WriteFile(file, fmt.Appendf(nil, "host=%s user=postgres dbname=postgres", dir), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	check := must[Check](b)(Postgres("repository", file))
+	check := must[Check](b)(Postgres("repository", file, nil))
 	defer check.Close()
 	for check.Run(b.Context()) != nil {
 		time.Sleep(5 * time.Millisecond)
