@@ -14,11 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/internal/attend"
+	"github.com/tanist/tanist/process/internal/kernel"
 )
 
-// testCompanion tells whoever connects to the socket that its input names its PID, its deadline, and whether others may look into it.
+// testCompanion tells whoever connects to the socket that its input names its PID, its deadline,
+// and whether others may look into it.
 func testCompanion() int {
-	a, err := Attend("companion")
+	a, err := attend.Attend("companion")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -65,6 +68,7 @@ func withCompanion(t *testing.T, noCgroup bool, program string) (*Exec, string) 
 }
 
 func TestCompanionServesUntilTheProgramHasEnded(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		dir := t.TempDir()
 		e, socket := withCompanion(t, noCgroup, fmt.Sprintf(
@@ -106,19 +110,16 @@ func TestCompanionServesUntilTheProgramHasEnded(t *testing.T) {
 }
 
 func TestCompanionEndsWithItsTree(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		for how, end := range map[string]func(e *Exec){
 			"program exits":   func(e *Exec) { _ = unix.Kill(e.PID(), unix.SIGKILL) },
 			"forced stop":     func(e *Exec) { _ = e.Stop(context.Background(), 0) },
 			"guard is killed": func(e *Exec) { _ = unix.Kill(e.tree.guardPID, unix.SIGKILL) },
-			"deadline":        func(*Exec) {}, // it comes by itself
+			"deadline":        func(e *Exec) { setDeadline(e.tree, soon(100*time.Millisecond)) },
 		} {
 			e, socket := withCompanion(t, noCgroup, "exec sleep 1000")
-			deadline := soon(time.Minute)
-			if how == "deadline" {
-				deadline = soon(3 * time.Second)
-			}
-			if err := e.Start(t.Context(), nil, deadline); err != nil {
+			if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 				t.Fatal(how, err)
 			}
 			pid, _ := askCompanion(socket)
@@ -136,6 +137,7 @@ func TestCompanionEndsWithItsTree(t *testing.T) {
 
 // A program without its companion is a failed one.
 func TestCompanionThatEndsFailsTheProgram(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		e, socket := withCompanion(t, noCgroup, "exec sleep 1000")
 		if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
@@ -156,6 +158,7 @@ func TestCompanionThatEndsFailsTheProgram(t *testing.T) {
 }
 
 func TestCompanionThatCannotStart(t *testing.T) {
+	t.Parallel()
 	e, _ := withCompanion(t, false, "exec sleep 1000")
 	e.companion.Input = []byte("/nonexistent/socket")
 	if err := e.Start(t.Context(), nil, soon(time.Minute)); err == nil || !strings.Contains(err.Error(), "/nonexistent/socket") {
@@ -167,8 +170,10 @@ func TestCompanionThatCannotStart(t *testing.T) {
 	}
 }
 
-// What the companion was told is neither in its environment nor, for others of the same user, in its memory or its files.
+// What the companion was told is neither in its environment nor, for others of the same user, in
+// its memory or its files.
 func TestCompanionIsPrivate(t *testing.T) {
+	t.Parallel()
 	e, socket := withCompanion(t, false, "exec sleep 1000")
 	if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 		t.Fatal(err)
@@ -179,11 +184,11 @@ func TestCompanionIsPrivate(t *testing.T) {
 	}
 	for _, of := range []int{pid, e.tree.guardPID, e.PID()} {
 		for _, name := range []string{"environ", "cmdline"} {
-			if b, err := os.ReadFile(procPath(of, name)); err == nil && strings.Contains(string(b), socket) {
+			if b, err := os.ReadFile(kernel.ProcPath(of, name)); err == nil && strings.Contains(string(b), socket) {
 				t.Errorf("%s of %d has it", name, of)
 			}
 		}
-		fds, _ := filepath.Glob(procPath(of, "fd/*"))
+		fds, _ := filepath.Glob(kernel.ProcPath(of, "fd/*"))
 		for _, fd := range fds {
 			if to, _ := os.Readlink(fd); strings.Contains(to, "memfd:input") {
 				t.Errorf("%d still holds the input", of)

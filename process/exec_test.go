@@ -2,8 +2,8 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,18 +18,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/internal/kernel"
+	"github.com/tanist/tanist/process/internal/wire"
 	"github.com/tanist/tanist/process/torture"
 )
 
 // bothWays runs a test with a cgroup, if one can be had here, and without.
 func bothWays(t *testing.T, test func(t *testing.T, noCgroup bool)) {
-	t.Run("descendants", func(t *testing.T) { test(t, true) })
+	t.Run("descendants", func(t *testing.T) {
+		t.Parallel()
+		test(t, true)
+	})
 	t.Run("cgroup", func(t *testing.T) {
-		dir, err := makeCgroup(fmt.Sprintf("tanist-probe-%d", os.Getpid()))
+		t.Parallel()
+		dir, err := kernel.MakeCgroup("tanist-probe-" + rand.Text())
 		if err != nil {
 			t.Skip(err)
 		}
-		if err := removeCgroup(dir); err != nil {
+		if err := kernel.RemoveCgroup(dir); err != nil {
 			t.Fatal(err)
 		}
 		test(t, false)
@@ -57,7 +63,7 @@ func mustBeGone(t *testing.T, mark string) {
 	}
 	if len(left) > 0 {
 		for _, pid := range left {
-			b, _ := os.ReadFile(procPath(pid, "stat"))
+			b, _ := os.ReadFile(kernel.ProcPath(pid, "stat"))
 			t.Log(string(b))
 		}
 		t.Fatalf("%d processes are left: %v", len(left), left)
@@ -65,6 +71,7 @@ func mustBeGone(t *testing.T, mark string) {
 }
 
 func TestForcedStopLeavesNothing(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		children := 20
 		if os.Getenv("TANIST_SOAK") != "" {
@@ -105,10 +112,11 @@ func report(t testing.TB, what string, took []time.Duration) {
 }
 
 func TestKilledSidecarsTreeEndsByTheDeadline(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late, main []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, 400*time.Millisecond, 5, noCgroup, "", "")
+			s := startSidecar(t, reign{validity: 400 * time.Millisecond, children: 5, noCgroup: noCgroup})
 			died := deathOf(t, s.main)
 			s.kill()
 			if len(torture.Living(s.mark)) == 0 && election.BootClock() < s.deadline {
@@ -137,7 +145,8 @@ func deathOf(t *testing.T, pid int) <-chan election.Instant {
 	go func() {
 		runtime.LockOSThread() // not unlocked: the thread ends with its priority
 		rt := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 5, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
-		_ = unix.SchedSetAttr(0, &rt, 0) // so that it is not the observer who is late, where that is allowed
+		// so that it is not the observer who is late, where that is allowed
+		_ = unix.SchedSetAttr(0, &rt, 0)
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for {
 			if n, err := unix.Poll(fds, -1); err == nil && n == 1 {
@@ -151,6 +160,7 @@ func deathOf(t *testing.T, pid int) <-chan election.Instant {
 }
 
 func TestFrozenSidecarsTreeEndsByTheDeadline(t *testing.T) {
+	t.Parallel()
 	frozenSidecar(t, 400*time.Millisecond)
 }
 
@@ -167,21 +177,21 @@ func TestFrozenSidecarsTreeEndsByTheDeadlineOnABusyHost(t *testing.T) {
 			_ = busy.Wait()
 		})
 	}
-	frozenSidecar(t, time.Second)
+	frozenSidecar(t, 2*time.Second)
 }
 
 func frozenSidecar(t *testing.T, validity time.Duration) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late, main []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, validity, 5, noCgroup, "", "")
+			s := startSidecar(t, reign{validity: validity, children: 5, noCgroup: noCgroup})
 			died := deathOf(t, s.main)
 			s.freeze()
 			eventually(t, "the tree is gone", func() bool { return len(torture.Living(s.mark)) == 0 })
 			late = append(late, election.BootClock().Sub(s.deadline))
 			main = append(main, (<-died).Sub(s.deadline))
 			// Thawed, it learns what happened, and its renewals change nothing.
-			_ = s.cmd.Process.Signal(unix.SIGCONT)
+			s.signal(unix.SIGCONT)
 			if line := s.await("exited"); !strings.HasSuffix(line, "guard: lease deadline passed") {
 				t.Error(line)
 			}
@@ -195,10 +205,11 @@ func frozenSidecar(t *testing.T, validity time.Duration) {
 }
 
 func TestSidecarEndsTheTreeOfAKilledGuard(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var took []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, 2*time.Second, 5, noCgroup, "", "")
+			s := startSidecar(t, reign{validity: 2 * time.Second, children: 5, noCgroup: noCgroup})
 			began := election.BootClock()
 			if err := unix.Kill(s.guard, unix.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -217,10 +228,11 @@ func TestSidecarEndsTheTreeOfAKilledGuard(t *testing.T) {
 }
 
 func TestSidecarEndsTheTreeOfAFrozenGuard(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, 400*time.Millisecond, 5, noCgroup, "", "")
+			s := startSidecar(t, reign{validity: 400 * time.Millisecond, children: 5, noCgroup: noCgroup})
 			frozen := election.BootClock()
 			if err := unix.Kill(s.guard, unix.SIGSTOP); err != nil {
 				t.Fatal(err)
@@ -241,6 +253,7 @@ func TestSidecarEndsTheTreeOfAFrozenGuard(t *testing.T) {
 }
 
 func TestFrozenGuardDoesNotHinderAStop(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		e, mark := startTorture(t, 5, noCgroup)
 		if err := unix.Kill(e.tree.guardPID, unix.SIGSTOP); err != nil {
@@ -254,20 +267,26 @@ func TestFrozenGuardDoesNotHinderAStop(t *testing.T) {
 }
 
 func TestLateRenewalIsIgnored(t *testing.T) {
-	// With the guard frozen over the deadline, the renewal waits in the socket when the guard goes on.
+	t.Parallel()
+	// With the guard frozen over the deadline, the renewal waits in the socket when the guard goes
+	// on.
 	mark := newMark(t)
 	e := newExec(t, Config{Command: []string{"/bin/sleep", "1000"}, AnswerWithin: time.Minute})
-	deadline := soon(700 * time.Millisecond)
-	if err := e.Start(t.Context(), []string{torture.Env(mark)}, deadline); err != nil {
+	if err := e.Start(t.Context(), []string{torture.Env(mark)}, soon(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	k := e.tree
-	if err := unix.Kill(k.guardPID, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	deadline := soon(700 * time.Millisecond)
+	setDeadline(k, deadline)
+	eventually(t, "the guard has heard of it", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.watch.acked == deadline
+	})
+	freezeGuard(t, k.guardPID)
 	k.mu.Lock() // the sidecar does not know of the deadline: its own watch stays out of this
 	k.watch.deadline, k.watch.acked = election.Never, election.Never
-	k.sendLocked(record{kind: kindExtend, a: int64(election.Never)})
+	k.sendLocked(wire.Record{Kind: wire.KindExtend, A: int64(election.Never)})
 	k.mu.Unlock()
 	eventually(t, "the deadline passes", func() bool { return election.BootClock() > deadline })
 	if err := unix.Kill(k.guardPID, unix.SIGCONT); err != nil {
@@ -284,14 +303,16 @@ func TestLateRenewalIsIgnored(t *testing.T) {
 }
 
 func TestRenewedProgramOutlivesItsFirstDeadline(t *testing.T) {
+	t.Parallel()
 	e := newExec(t, Config{Command: []string{"/bin/sleep", "1000"}})
-	first := soon(500 * time.Millisecond)
-	if err := e.Start(t.Context(), nil, first); err != nil {
+	if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
+	first := soon(time.Second)
+	setDeadline(e.tree, first)
 	e.Extend(soon(time.Minute))
 	e.Extend(soon(time.Second)) // earlier: ignored
-	eventually(t, "the first deadline passes", func() bool { return election.BootClock() > first.Add(time.Second) })
+	eventually(t, "the first deadline passes", func() bool { return election.BootClock() > first.Add(200*time.Millisecond) })
 	select {
 	case <-e.Exited():
 		t.Fatal("ended: ", e.Exit())
@@ -300,6 +321,7 @@ func TestRenewedProgramOutlivesItsFirstDeadline(t *testing.T) {
 }
 
 func TestGracefulStop(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		ready := filepath.Join(t.TempDir(), "ready")
 		// The shell does not pass the signal on; its child gets it by the process group.
@@ -320,9 +342,11 @@ func TestGracefulStop(t *testing.T) {
 	})
 }
 
-// The signal goes to the whole group of the main process at once. What of the group is left when the main process has ended is not
-// told again: to many programs a second TERM says that they are to drop everything.
+// The signal goes to the whole group of the main process at once. What of the group is left when
+// the main process has ended is not told again: to many programs a second TERM says that they are
+// to drop everything.
 func TestStopSignalComesOnce(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		dir := t.TempDir()
 		child := `trap 'echo >>told' TERM; : >ready; while ! test -e told; do sleep 0.01; done; sleep 0.3; cp told heard`
@@ -345,6 +369,7 @@ func TestStopSignalComesOnce(t *testing.T) {
 }
 
 func TestStubbornProgramIsKilledAfterGrace(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		e, mark := startTorture(t, 3, noCgroup)
 		began := time.Now()
@@ -359,6 +384,7 @@ func TestStubbornProgramIsKilledAfterGrace(t *testing.T) {
 }
 
 func TestShorterSecondStopWins(t *testing.T) {
+	t.Parallel()
 	e, mark := startTorture(t, 3, false)
 	var all sync.WaitGroup
 	began := time.Now()
@@ -377,14 +403,16 @@ func TestShorterSecondStopWins(t *testing.T) {
 }
 
 func TestDeadlineShortensAStop(t *testing.T) {
+	t.Parallel()
 	mark := newMark(t)
 	ready := filepath.Join(t.TempDir(), "ready")
 	e := newExec(t, Config{Command: []string{"sh", "-c", `trap '' TERM; : >"$0"; while :; do sleep 1; done`, ready}})
-	deadline := soon(3 * time.Second)
-	if err := e.Start(t.Context(), []string{torture.Env(mark)}, deadline); err != nil {
+	if err := e.Start(t.Context(), []string{torture.Env(mark)}, soon(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	awaitFile(t, ready)
+	deadline := soon(500 * time.Millisecond)
+	setDeadline(e.tree, deadline)
 	if err := e.Stop(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -397,7 +425,28 @@ func TestDeadlineShortensAStop(t *testing.T) {
 	mustBeGone(t, mark)
 }
 
+// TestRenewalDuringThePreparationOfAStartCounts: a start that takes its time, on a busy host, does
+// not lose the renewals that come before the guard is there.
+func TestRenewalDuringThePreparationOfAStartCounts(t *testing.T) {
+	t.Parallel()
+	e := newExec(t, Config{Command: []string{"sleep", "60"}})
+	plan := e.plan
+	e.plan = func(s *wire.Spec) error {
+		e.Extend(soon(time.Minute))
+		return plan(s)
+	}
+	deadline := soon(20 * time.Second)
+	if err := e.Start(t.Context(), nil, deadline); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the guard holds the later deadline", func() bool { return heldDeadline(t, e.tree.guardPID) > deadline.Add(20*time.Second) })
+	if err := e.Stop(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStopThatIsNotConfirmedSaysSo(t *testing.T) {
+	t.Parallel()
 	e, _ := startTorture(t, 1, false)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("out of patience"))
@@ -429,12 +478,14 @@ func TestStartFailureLeavesNothing(t *testing.T) {
 		"missing directory":   {Config{Command: []string{"true"}, Dir: "/nonexistent"}, election.Never, "the working directory can't be used: stat /nonexistent: no such file or directory"},
 		"missing user":        {Config{Command: []string{"true"}, User: "no-such-user"}, election.Never, `there is no user "no-such-user"`},
 		"past deadline":       {Config{Command: []string{"/bin/true"}}, 1, "cannot start /bin/true: the lease deadline has passed"},
-		"no watchdog":         {Config{Command: []string{"/bin/true"}, Watchdog: WatchdogRequired, WatchdogPath: "/nonexistent/watchdog"}, election.Never, "cannot open the watchdog, which is required: open /nonexistent/watchdog: no such file or directory"},
+		"no watchdog":         {Config{Command: []string{"/bin/true"}, Watchdog: wire.WatchdogRequired, WatchdogPath: "/nonexistent/watchdog"}, election.Never, "cannot open the watchdog, which is required: open /nonexistent/watchdog: no such file or directory"},
 		"no guard":            {Config{Command: []string{"/bin/true"}, Self: "/bin/true"}, election.Never, "the guard ended at once"},
 		"two outputs":         {Config{Command: []string{"/bin/true"}, Output: Output{File: text, Journal: "x"}}, election.Never, "the output can go to one place only"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := cgroups(t)
+			if test.cfg.StateDir == "" {
+				test.cfg.StateDir = t.TempDir()
+			}
 			e := newExec(t, test.cfg)
 			err := e.Start(t.Context(), nil, test.deadline)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -443,23 +494,18 @@ func TestStartFailureLeavesNothing(t *testing.T) {
 			if err := e.Stop(t.Context(), 0); err != nil {
 				t.Error(err)
 			}
-			if after := cgroups(t); after > before {
-				t.Errorf("%d cgroups before, %d after", before, after)
+			if left := kernel.FindCgroups(kernel.CgroupPrefix + e.cfg.kin()); len(left) > 0 {
+				t.Errorf("cgroups are left: %v", left)
+			}
+			if _, err := wire.Recall(e.cfg.StateDir); !errors.Is(err, wire.ErrNoTrace) {
+				t.Errorf("a record is left: %v", err)
 			}
 		})
 	}
 }
 
-func cgroups(t *testing.T) int {
-	base, err := ownCgroup()
-	if err != nil {
-		return 0
-	}
-	all, _ := filepath.Glob(filepath.Join(base, "tanist-*"))
-	return len(all)
-}
-
 func TestCancelledStartIsUndone(t *testing.T) {
+	t.Parallel()
 	mark := newMark(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("changed my mind"))
@@ -472,13 +518,14 @@ func TestCancelledStartIsUndone(t *testing.T) {
 }
 
 func TestZombiesDoNotPileUp(t *testing.T) {
+	t.Parallel()
 	e, _ := startTorture(t, 1, false) // in it is a process that makes orphans all the time
 	zombies := func() int {
-		h := newHunter()
-		h.children(int32(e.tree.guardPID))
+		h := kernel.NewHunter()
+		h.Children(int32(e.tree.guardPID))
 		n := 0
-		for _, pid := range h.pids[:h.n] {
-			if state, _, _ := h.stat(pid); state == 'Z' {
+		for _, pid := range h.PIDs[:h.N] {
+			if state, _, _ := h.Stat(pid); state == 'Z' {
 				n++
 			}
 		}
@@ -492,6 +539,7 @@ func TestZombiesDoNotPileUp(t *testing.T) {
 }
 
 func TestExitIsAnEvent(t *testing.T) {
+	t.Parallel()
 	for command, want := range map[string]string{
 		"exit 0":                     "exit status 0",
 		"exit 3":                     "exit status 3",
@@ -527,6 +575,7 @@ func TestExitLatency(t *testing.T) {
 }
 
 func TestDescendantsOutliveTheMainProcessUntilTheStop(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		mark := newMark(t)
 		e := newExec(t, Config{Command: []string{"sh", "-c", "setsid sleep 1000 & exit 3"}, NoCgroup: noCgroup})
@@ -547,6 +596,7 @@ func TestDescendantsOutliveTheMainProcessUntilTheStop(t *testing.T) {
 }
 
 func TestRestartAfterStop(t *testing.T) {
+	t.Parallel()
 	e := newExec(t, Config{Command: []string{"sleep", "1000"}})
 	for range 3 {
 		if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
@@ -563,14 +613,16 @@ func TestRestartAfterStop(t *testing.T) {
 }
 
 func TestAgentEndsWithItsSidecar(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
-		s := startSidecar(t, 0, 3, noCgroup, "", "")
+		s := startSidecar(t, reign{children: 3, noCgroup: noCgroup})
 		s.kill()
 		eventually(t, "the tree is gone", func() bool { return len(torture.Living(s.mark)) == 0 })
 	})
 }
 
 func TestEnvironmentAndUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

@@ -4,23 +4,26 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tanist/tanist/process/internal/kernel"
 )
 
-// unclaimed is how long a zombie may wait for whoever started it. What nobody has waited for by then is an orphan.
+// unclaimed is how long a zombie may wait for whoever started it. What nobody has waited for by
+// then is an orphan.
 const unclaimed = time.Second
 
-// ReapOrphans reaps the orphans that the kernel gives to this process, until ctx ends. A process with PID 1, as in a container,
-// has to; one that keeps a program should, for it is a subreaper. Orphans of the program itself never come here, but
-// to its guard; those of health checks and hooks do. Children that are waited for within a second, as os/exec does, are left alone.
+// ReapOrphans reaps the orphans that the kernel gives to this process, until ctx ends. A process
+// with PID 1, as in a container, has to; one that keeps a program should, for it is a subreaper.
+// Orphans of the program itself never come here, but to its guard; those of health checks and hooks
+// do. Children that are waited for within a second, as os/exec does, are left alone.
 func ReapOrphans(ctx context.Context) {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	defer signal.Stop(ended)
-	hunter := newHunter()
+	hunter := kernel.NewHunter()
 	for {
 		zombies := zombiesOf(hunter, nil)
 		var again <-chan time.Time
@@ -48,31 +51,14 @@ func ReapOrphans(ctx context.Context) {
 }
 
 // zombiesOf returns the zombies among the children, if old is not nil only those that are in it.
-func zombiesOf(h *hunter, old map[int]bool) map[int]bool {
-	h.n = 0
-	h.children(h.self)
+func zombiesOf(h *kernel.Hunter, old map[int]bool) map[int]bool {
+	h.N = 0
+	h.Children(h.Self)
 	zombies := map[int]bool{}
-	for _, pid := range h.pids[:h.n] {
-		if state, ppid, ok := h.stat(pid); ok && state == 'Z' && ppid == h.self && (old == nil || old[int(pid)]) {
+	for _, pid := range h.PIDs[:h.N] {
+		if state, ppid, ok := h.Stat(pid); ok && state == 'Z' && ppid == h.Self && (old == nil || old[int(pid)]) {
 			zombies[int(pid)] = true
 		}
 	}
 	return zombies
-}
-
-// ForwardSignals relays to the main process the signals that have a meaning to programs but none to a sidecar: SIGHUP, SIGUSR1,
-// SIGUSR2 and SIGWINCH; until ctx ends. SIGTERM and SIGINT end a sidecar, which then stops the program in the way that is
-// configured, so these are not relayed.
-func (d *driver) ForwardSignals(ctx context.Context) {
-	got := make(chan os.Signal, 8)
-	signal.Notify(got, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
-	defer signal.Stop(got)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case s := <-got:
-			d.Signal(s.(syscall.Signal))
-		}
-	}
 }

@@ -9,14 +9,19 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tanist/tanist/process/internal/kernel"
+	"github.com/tanist/tanist/process/internal/wire"
 )
 
 func TestOrphansAreReapedAndChildrenAreNot(t *testing.T) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // as PID 1 is by nature
+	// as PID 1 is by nature
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -59,8 +64,8 @@ func TestSignalsAreForwarded(t *testing.T) {
 	defer cancel()
 	awaitFile(t, ready)
 	e.Signal(unix.SIGWINCH) // means nothing to it
-	// The signal would kill this process until somebody here has asked for it, and reaches the program once the
-	// goroutine above has.
+	// The signal would kill this process until somebody here has asked for it, and reaches the
+	// program once the goroutine above has.
 	mine := make(chan os.Signal, 1)
 	signal.Notify(mine, unix.SIGUSR2)
 	defer signal.Stop(mine)
@@ -73,4 +78,22 @@ func TestSignalsAreForwarded(t *testing.T) {
 		t.Error(e.Exit())
 	}
 	awaitFile(t, got)
+}
+
+// TestGuardThatHasEndedIsLeftToItsDriver: while one driver kills the orphans of its guard, the
+// guard of another ends. Its exit code tells that driver whether anything is left.
+func TestGuardThatHasEndedIsLeftToItsDriver(t *testing.T) {
+	ended := exec.Command("sh", "-c", "echo "+wire.GuardName+" >/proc/$$/comm; exit 12")
+	ended.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := ended.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has ended", func() bool { return kernel.IsZombie(ended.Process.Pid) })
+	if found := New(Config{Command: []string{"x"}}).newHandle("x").strikeOrphans(kernel.NewHunter()); found != 0 {
+		t.Errorf("%d orphans", found)
+	}
+	_ = ended.Wait() // its end is the answer
+	if code := ended.ProcessState.ExitCode(); code != 12 {
+		t.Errorf("exit code %d", code)
+	}
 }

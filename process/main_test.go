@@ -3,11 +3,15 @@ package process
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/internal/kernel"
+	"github.com/tanist/tanist/process/internal/wire"
 	"github.com/tanist/tanist/process/torture"
 )
 
@@ -25,30 +31,117 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "guard":
-			os.Exit(GuardMain(os.Args[2:]))
+			os.Exit(GuardMain())
 		case "companion":
 			os.Exit(testCompanion())
 		case "mute":
 			return // a companion that never says that it is ready
+		case "host":
+			os.Exit(testHost(os.Args[2:]))
 		case "sidecar":
 			os.Exit(testSidecar(os.Args[2:]))
+		case "gifted":
+			os.Exit(testGifted(os.Args[2]))
 		case "knock":
 			os.Exit(testKnock(os.Args[2]))
 		}
 	}
-	os.Exit(m.Run())
+	// What a test leaves behind becomes our child, and is found at the end.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen { // most of the time these tests wait
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
+	code := m.Run()
+	if left := endDescendants(10 * time.Second); left != "" {
+		fmt.Fprintf(os.Stderr, "a test left a process behind: %s\n", left)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// endDescendants waits for all descendants of this process, kills those that do not end in time,
+// and describes one of them.
+func endDescendants(within time.Duration) (left string) {
+	h := kernel.NewHunter()
+	for until := time.Now().Add(within); ; time.Sleep(2 * time.Millisecond) {
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil)
+			if err == unix.ECHILD { //nolint:errorlint // a bare errno
+				return left
+			}
+			if pid <= 0 {
+				break
+			}
+		}
+		if time.Now().Before(until) {
+			continue
+		}
+		if h.Find(nil); h.N > 0 && left == "" {
+			command, _ := os.ReadFile(kernel.ProcPath(int(h.PIDs[0]), "cmdline"))
+			left = fmt.Sprintf("%s: %q", kernel.Describe(h.N, int(h.PIDs[0])), command)
+		}
+		h.Strike(unix.SIGKILL, nil)
+	}
+}
+
+// testHost is what the init of a host is to a sidecar: it starts one, and inherits and reaps what
+// that leaves behind. When the test has ended, so does all that.
+func testHost(args []string) int {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	cmd := exec.Command("/proc/self/exe", append([]string{"sidecar"}, args...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	fmt.Println("sidecar", cmd.Process.Pid)
+	_ = os.Stdout.Close() // the stream ends with the sidecar
+	over := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(over)
+	}()
+	for {
+		select {
+		case <-ended:
+			for {
+				if pid, _ := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil); pid <= 0 {
+					break
+				}
+			}
+		case <-over:
+			endDescendants(0)
+			return 0
+		}
+	}
 }
 
 // testSidecar keeps a torture tree with a lease that it renews 20 times a second.
 func testSidecar(args []string) int {
 	validity, _ := time.ParseDuration(args[0])
 	n, _ := strconv.Atoi(args[1])
+	tree := torture.Command
+	if args[6] == "true" {
+		tree = torture.Still
+	}
 	e := New(Config{
-		Command:  torture.Command(n, args[2]),
+		Command:  tree(n, args[2]),
 		NoCgroup: args[3] == "true",
 		StateDir: args[4],
-		Output:   Output{Line: func([]byte) {}}, // else the program would hold the pipe to the test open
-		Log:      zerolog.New(os.Stderr),
+		// else the program would hold the pipe to the test open
+		Output: Output{Line: func([]byte) {}},
+		Log:    zerolog.New(os.Stderr),
 	})
 	deadline := election.BootClock().Add(time.Minute)
 	if validity == 0 {
@@ -70,14 +163,11 @@ func testSidecar(args []string) int {
 	if validity == 0 {
 		<-e.Exited()
 	}
-	// The first deadline is generous, so that the tree can come up on a busy host. What follows can't be shorter, so the
-	// test sidecar speaks the record itself.
+	// The first deadline is generous, so that the tree can come up on a busy host. What follows
+	// can't be shorter, so the test sidecar speaks the record itself.
 	for {
 		deadline := election.BootClock().Add(validity)
-		e.tree.mu.Lock()
-		e.tree.watch.deadline = deadline
-		e.tree.sendLocked(record{kind: kindExtend, a: int64(deadline)})
-		e.tree.mu.Unlock()
+		setDeadline(e.tree, deadline)
 		fmt.Println("renewed", int64(deadline))
 		select {
 		case <-e.Exited():
@@ -95,6 +185,15 @@ func testSidecar(args []string) int {
 	}
 }
 
+// setDeadline moves a deadline even to an earlier instant, so that a tree has time to come up on a
+// busy host.
+func setDeadline(k *handle, deadline election.Instant) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.watch.deadline = deadline
+	k.sendLocked(wire.Record{Kind: wire.KindExtend, A: int64(deadline)})
+}
+
 // testKnock tells how a guard refuses.
 func testKnock(socket string) int {
 	c, err := net.Dial("unixpacket", socket)
@@ -102,21 +201,21 @@ func testKnock(socket string) int {
 		fmt.Print(err)
 		return 1
 	}
-	b := make([]byte, recordMax)
+	b := make([]byte, wire.RecordMax)
 	n, err := c.Read(b)
-	r, _ := parseRecord(b[:n])
-	fmt.Print(r.text)
-	if err != nil || r.kind != kindRefused {
+	r, _ := wire.ParseRecord(b[:n])
+	fmt.Print(r.Text)
+	if err != nil || r.Kind != wire.KindRefused {
 		fmt.Print(err)
 		return 1
 	}
 	return 0
 }
 
-// sidecar is a running testSidecar.
+// sidecar is a running testSidecar, on a testHost.
 type sidecar struct {
 	t        *testing.T
-	cmd      *exec.Cmd
+	pid      int
 	guard    int
 	main     int
 	adopted  bool
@@ -126,32 +225,54 @@ type sidecar struct {
 	deadline election.Instant // the last that is known
 }
 
-func startSidecar(t *testing.T, validity time.Duration, n int, noCgroup bool, stateDir, mark string) *sidecar {
+// reign is what a sidecar keeps.
+type reign struct {
+	validity time.Duration
+	children int
+	noCgroup bool
+	dir      string // the state directory, "" for none
+	mark     string // of the tree; "" for a new one
+	still    bool   // a tree that holds still
+}
+
+func startSidecar(t *testing.T, r reign) *sidecar {
 	t.Helper()
-	if mark == "" {
-		mark = newMark(t)
+	if r.mark == "" {
+		r.mark = newMark(t)
 	}
 	ready := filepath.Join(t.TempDir(), "ready")
-	s := &sidecar{t: t, mark: mark, validity: validity, lines: make(chan string, 10000)}
-	s.cmd = exec.Command("/proc/self/exe", "sidecar", validity.String(), strconv.Itoa(n), ready, strconv.FormatBool(noCgroup), stateDir, mark)
-	s.cmd.Stderr = os.Stderr
-	out, err := s.cmd.StdoutPipe()
+	s := &sidecar{t: t, mark: r.mark, validity: r.validity, lines: make(chan string, 10000)}
+	host := exec.Command("/proc/self/exe", "host", r.validity.String(), strconv.Itoa(r.children), ready, strconv.FormatBool(r.noCgroup), r.dir, r.mark, strconv.FormatBool(r.still))
+	host.Stderr = os.Stderr
+	out, err := host.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.cmd.Start(); err != nil {
+	test, err := host.StdinPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
 	t.Cleanup(func() {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
+		_ = test.Close()
+		<-read
+		if err := host.Wait(); err != nil {
+			t.Error(err)
+		}
 	})
 	go func() {
+		defer close(read)
 		defer close(s.lines)
 		for in := bufio.NewScanner(out); in.Scan(); {
 			s.lines <- in.Text()
 		}
 	}()
+	if _, err := fmt.Sscanf(s.await("sidecar"), "sidecar %d", &s.pid); err != nil {
+		t.Fatal(err)
+	}
 	line := s.await("started")
 	if _, err := fmt.Sscanf(line, "started %d %d %t", &s.guard, &s.main, &s.adopted); err != nil {
 		t.Fatal(line, err)
@@ -159,11 +280,13 @@ func startSidecar(t *testing.T, validity time.Duration, n int, noCgroup bool, st
 	if !s.adopted {
 		awaitFile(t, ready)
 	}
-	if validity > 0 {
+	if r.validity > 0 {
 		s.await("acked")
 	}
 	return s
 }
+
+func (s *sidecar) signal(sig unix.Signal) { _ = unix.Kill(s.pid, sig) }
 
 // await returns the next line with that first word, and remembers deadlines on the way.
 func (s *sidecar) await(word string) string {
@@ -194,11 +317,11 @@ func (s *sidecar) note(line string) {
 
 // kill kills the sidecar and reads what it had said.
 func (s *sidecar) kill() {
-	_ = s.cmd.Process.Kill()
+	s.signal(unix.SIGKILL)
 	for line := range s.lines {
 		s.note(line)
 	}
-	_ = s.cmd.Wait()
+	eventually(s.t, "the sidecar is gone", func() bool { return unix.Kill(s.pid, 0) == unix.ESRCH })
 	s.deadline = max(s.deadline, election.BootClock())
 	if unix.Kill(s.guard, 0) == nil && stateOf(s.guard) == 'S' && s.validity > 0 {
 		s.deadline = heldDeadline(s.t, s.guard)
@@ -207,16 +330,25 @@ func (s *sidecar) kill() {
 
 // freeze stops the sidecar and waits until it is stopped.
 func (s *sidecar) freeze() {
-	_ = s.cmd.Process.Signal(unix.SIGSTOP)
-	eventually(s.t, "the sidecar is stopped", func() bool { return stateOf(s.cmd.Process.Pid) == 'T' })
+	s.signal(unix.SIGSTOP)
+	eventually(s.t, "the sidecar is stopped", func() bool { return stateOf(s.pid) == 'T' })
 	s.deadline = heldDeadline(s.t, s.guard)
 }
 
-// heldDeadline reads the deadline that a guard holds from its timer, since a sidecar may have sent one without having had the
-// time to tell.
+// freezeGuard stops a guard and waits until it is stopped: until then it may act on what it is sent.
+func freezeGuard(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the guard is stopped", func() bool { return stateOf(pid) == 'T' })
+}
+
+// heldDeadline reads the deadline that a guard holds from its timer, since a sidecar may have sent
+// one without having had the time to tell.
 func heldDeadline(t *testing.T, guard int) election.Instant {
 	t.Helper()
-	infos, _ := filepath.Glob(procPath(guard, "fdinfo/*"))
+	infos, _ := filepath.Glob(kernel.ProcPath(guard, "fdinfo/*"))
 	for _, path := range infos {
 		b, err := os.ReadFile(path)
 		now := election.BootClock()
@@ -235,18 +367,20 @@ func heldDeadline(t *testing.T, guard int) election.Instant {
 }
 
 func stateOf(pid int) byte {
-	h := newHunter()
-	state, _, _ := h.stat(int32(pid))
+	h := kernel.NewHunter()
+	state, _, _ := h.Stat(int32(pid))
 	return state
 }
 
+// newMark returns a mark for a tree, and ends at the end of the test what bears it and is below no
+// guard and no host.
 func newMark(t *testing.T) string {
 	mark := fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano())
 	t.Cleanup(func() {
-		for quiet := 0; quiet < 10; quiet++ { // for tests that failed; one process of the tree is hard to catch
+		for until := time.Now().Add(5 * time.Second); time.Now().Before(until); {
 			pids := torture.Living(mark)
-			if len(pids) > 0 {
-				quiet = 0
+			if len(pids) == 0 {
+				return
 			}
 			for _, pid := range pids {
 				_ = unix.Kill(pid, unix.SIGKILL)

@@ -9,16 +9,18 @@ import (
 	"path/filepath"
 )
 
-// Output says where a program's stdout and stderr go. At most one field is set. The zero value passes on this process's own
-// stdout and stderr.
+// Output says where a program's stdout and stderr go. At most one field is set. The zero value
+// passes on this process's own stdout and stderr.
 //
-// With File and Journal the program writes straight to the file or to journald, so that nothing of it passes through, or is lost
-// with, guard or sidecar. With Line the guard hands the output on and never lets the program wait: should Line be
-// slow or the sidecar be away, the last 256 KiB (besides what fits in two pipes) are kept and the loss is told in the output.
+// With File and Journal the program writes straight to the file or to journald, so that nothing of
+// it passes through, or is lost with, guard or sidecar. With Line the guard hands the output on and
+// never lets the program wait: should Line be slow or the sidecar be away, the last 256 KiB
+// (besides what fits in two pipes) are kept and the loss is told in the output.
 type Output struct {
-	File    string            // a file to append to, made with mode 0640
-	Journal string            // the name under which journald files the output
-	Line    func(line []byte) // called for each line, without its end, by one goroutine; line is valid until it returns
+	File    string // a file to append to, made with mode 0640
+	Journal string // the name under which journald files the output
+	// called for each line, without its end, by one goroutine; line is valid until it returns
+	Line func(line []byte)
 }
 
 const (
@@ -46,7 +48,7 @@ func (o Output) open(program string) (*opened, error) {
 	case set > 1:
 		return nil, errors.New("the output can go to one place only: a file, the journal or the log")
 	case o.File != "":
-		f, err := os.OpenFile(o.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+		f, err := os.OpenFile(o.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640) //nolint:gosec // for those who read logs
 		if err != nil {
 			return nil, fmt.Errorf("the output can't be written: %v", err)
 		}
@@ -67,8 +69,9 @@ func (o Output) open(program string) (*opened, error) {
 	return &opened{stdout: os.Stdout, stderr: os.Stderr}, nil
 }
 
-// openJournal opens a stream to journald, as systemd does for a service. Its protocol is a head of seven lines: name,
-// unit, priority, whether lines carry a priority, and whether to forward to syslog, kernel log and console.
+// openJournal opens a stream to journald, as systemd does for a service. Its protocol is a head of
+// seven lines: name, unit, priority, whether lines carry a priority, and whether to forward to
+// syslog, kernel log and console.
 func openJournal(socket, name string) (*os.File, error) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {

@@ -5,74 +5,90 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/godbus/dbus/v5"
 	"github.com/google/renameio/v2"
 	"github.com/rs/zerolog"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/internal/unit"
+	"github.com/tanist/tanist/process/internal/wire"
 )
 
 // SystemdConfig describes a program that is a unit of systemd.
 type SystemdConfig struct {
-	// Unit is the name of a service, such as orders.service. It must have Restart=no, because who restarts it is not to be
-	// decided by two, and it should not be enabled: Tanist starts it.
+	// Unit is the name of a service, such as orders.service. It must have Restart=no, because who
+	// restarts it is not to be decided by two, and it should not be enabled: Tanist starts it.
 	Unit string
-	// EnvFile is where what Start adds to the environment is written, with mode 0600. The unit must read it: EnvironmentFile=-PATH.
-	// It is needed if Start is given anything to add.
+	// EnvFile is where what Start adds to the environment is written, with mode 0600. The unit must
+	// read it: EnvironmentFile=-PATH. It is needed if Start is given anything to add.
 	EnvFile string
 	// Address is the D-Bus address of the service manager; empty means the one of the system.
 	Address string
 	// StartWithin is how long the unit may take to start; 0 means 30 s.
 	StartWithin time.Duration
-	// Self, StateDir, AnswerWithin and the watchdog are as in Config.
+	// Self, StateDir, Identity, Lead, AnswerWithin and the watchdog are as in Config.
 	Self            string
 	StateDir        string
+	Identity        Identity
+	Lead            time.Duration
 	AnswerWithin    time.Duration
-	Watchdog        Watchdog
+	Watchdog        wire.Watchdog
 	WatchdogPath    string
 	WatchdogTimeout time.Duration
 	Log             zerolog.Logger
 }
 
-// Systemd keeps a unit of systemd. systemd starts and stops it; a guard holds the deadline and kills the unit's cgroup, so that the
-// sidecar, the bus and systemd itself may all be stuck. Its methods are safe for concurrent use.
+// Systemd keeps a unit of systemd. systemd starts and stops it; a guard holds the deadline and
+// kills the unit's cgroup, so that the sidecar, the bus and systemd itself may all be stuck. Its
+// methods are safe for concurrent use.
 type Systemd struct {
 	driver
 	unit SystemdConfig
 
 	exitMu sync.Mutex
-	exitOf *kept
+	exitOf *handle
 	words  string
 }
 
 // NewSystemd makes a driver for the unit that cfg describes. It starts nothing.
 func NewSystemd(cfg SystemdConfig) *Systemd {
 	s := &Systemd{unit: cfg}
-	s.driver = driver{cfg: Config{
-		Command: []string{cfg.Unit}, Self: cfg.Self, StateDir: cfg.StateDir, AnswerWithin: cfg.AnswerWithin, Log: cfg.Log,
+	s.driver = driver{unit: cfg.Unit, alone: election.BootClock(), outside: bySystemd{cfg}, cfg: Config{
+		Command: []string{cfg.Unit}, Self: cfg.Self, StateDir: cfg.StateDir, Identity: cfg.Identity, Lead: cfg.Lead, AnswerWithin: cfg.AnswerWithin, Log: cfg.Log,
 		Watchdog: cfg.Watchdog, WatchdogPath: cfg.WatchdogPath, WatchdogTimeout: cfg.WatchdogTimeout,
 		Output: Output{File: os.DevNull},
 	}}
 	return s
 }
 
-// callWithin bounds each call over the bus.
-const callWithin = 5 * time.Second
-
 // Start starts the unit; otherwise it is as [Exec.Start].
 func (s *Systemd) Start(ctx context.Context, env []string, deadline election.Instant) error {
 	fail := func(err error) error { return fmt.Errorf("cannot start %s: %w", s.unit.Unit, err) }
-	m, err := s.connect(ctx)
+	if s.cfg.StateDir != "" { // what we started ourselves is not somebody else's
+		if err := s.settleBefore(ctx); err != nil {
+			return fail(err)
+		}
+	}
+	m, err := unit.Connect(ctx, s.unit.Address)
 	if err != nil {
 		return fail(err)
 	}
-	defer m.close()
-	dir, err := m.check(ctx, s.unit, len(env) > 0)
+	defer m.Close()
+	if len(env) > 0 && s.unit.EnvFile == "" {
+		return fail(errors.New("there is no way to pass on its environment: name a file for it, and let the unit read that (EnvironmentFile=-PATH)"))
+	}
+	if err := m.Suits(ctx, s.unit.Unit, s.unit.EnvFile); err != nil {
+		return fail(err)
+	}
+	if idle, state, err := m.Idle(ctx, s.unit.Unit); err != nil {
+		return fail(err)
+	} else if !idle {
+		return fail(fmt.Errorf("it is %s already, started by somebody else: stop it (and disable it)", state))
+	}
+	dir, err := m.Cgroup(ctx, s.unit.Unit)
 	if err != nil {
 		return fail(err)
 	}
@@ -82,8 +98,10 @@ func (s *Systemd) Start(ctx context.Context, env []string, deadline election.Ins
 		}
 	}
 	s.mu.Lock()
-	s.plan = func(sp *spec) error {
-		sp.mode, sp.cgroup = modeUnit, dir
+	s.plan = func(sp *wire.Spec) error {
+		sp.Mode, sp.Cgroup = wire.ModeUnit, dir
+		sp.Status = unit.Command(unit.StatusCommand, s.unit.Unit, s.unit.Address)
+		sp.Kill = unit.Command(unit.StopCommand, s.unit.Unit, s.unit.Address)
 		return nil
 	}
 	s.mu.Unlock()
@@ -98,9 +116,9 @@ func (s *Systemd) Start(ctx context.Context, env []string, deadline election.Ins
 	}
 	start, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("it did not start within %v", within))
 	defer cancel()
-	pid, err := m.start(start, s.unit.Unit, k.exited)
+	pid, err := m.Start(start, s.unit.Unit, k.exited)
 	if err == nil {
-		if got, e := m.text(ctx, s.unit.Unit, "Service", "ControlGroup"); e != nil || !strings.HasSuffix(dir, got) {
+		if got, e := m.ControlGroup(ctx, s.unit.Unit); e != nil || !strings.HasSuffix(dir, got) {
 			err = errors.Join(fmt.Errorf("it runs in another cgroup (%s) than was to be expected (%s)", got, dir), e)
 		}
 	}
@@ -108,11 +126,64 @@ func (s *Systemd) Start(ctx context.Context, env []string, deadline election.Ins
 		undo := context.WithoutCancel(ctx)
 		return fail(errors.Join(err, s.Stop(undo, 0)))
 	}
-	k.mu.Lock()
-	k.pid = pid
-	k.mu.Unlock()
-	k.send(record{kind: kindRunning, a: int64(pid)})
+	k.runs(pid)
 	return nil
+}
+
+// Adopt also finds the main process of a unit that had not come up yet when its last sidecar ended;
+// otherwise it is as [Exec.Adopt].
+func (s *Systemd) Adopt(ctx context.Context) error {
+	if err := s.driver.Adopt(ctx); err != nil {
+		return err
+	}
+	if k := s.current(); k.mainPID() == 0 {
+		go s.follow(k)
+	}
+	return nil
+}
+
+// follow waits for the main process of an adopted unit, so that its end is an event. A unit that
+// will not come up any more is ended.
+func (s *Systemd) follow(k *handle) {
+	for {
+		done := s.find(k)
+		select {
+		case <-k.exited:
+			return
+		case <-k.leave:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+		if done {
+			return
+		}
+	}
+}
+
+func (s *Systemd) find(k *handle) (done bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), unit.CallWithin)
+	defer cancel()
+	m, err := unit.Connect(ctx, s.unit.Address)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	idle, state, err := m.Idle(ctx, s.unit.Unit)
+	switch {
+	case err != nil:
+		return false
+	case idle:
+		k.end(election.BootClock())
+		return true
+	case state != "active":
+		return false
+	}
+	pid, err := m.MainPID(ctx, s.unit.Unit)
+	if err != nil || pid == 0 {
+		return false
+	}
+	k.runs(pid)
+	return true
 }
 
 // Stop has systemd stop the unit, as the unit says; otherwise it is as [Exec.Stop].
@@ -121,34 +192,118 @@ func (s *Systemd) Stop(ctx context.Context, grace time.Duration) error {
 	if k == nil {
 		return nil
 	}
-	asked := make(chan error, 1)
+	asked := make(chan struct{})
 	go func() {
-		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), callWithin)
+		defer close(asked)
+		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), unit.CallWithin)
 		defer cancel()
-		m, err := s.connect(asking)
+		m, err := unit.Connect(asking, s.unit.Address)
 		if err == nil {
-			defer m.close()
-			err = m.stop(asking, s.unit.Unit)
+			defer m.Close()
+			err = m.Stop(asking, s.unit.Unit)
 		}
 		if err != nil {
-			s.unit.Log.Warn().Err(err).Str("unit", s.unit.Unit).Msg("Cannot have systemd stop the unit: it will be killed")
+			s.unit.Log.Warn().Err(err).Str("unit", s.unit.Unit).Msg("cannot stop the unit through systemd; killing it")
 		}
-		asked <- err
 	}()
-	if err := k.stop(ctx, grace); err != nil {
+	// Where the guard could prove nothing, systemd may: it also knows of a start that is still
+	// queued, and drops it.
+	if err := k.stop(ctx, grace); err != nil && !errors.Is(err, election.ErrUnproven) {
 		return err
 	}
-	// The cgroup is empty. What the unit's ExecStopPost may run has to be over as well, and no job may start it again.
-	if err := <-asked; err != nil {
-		return fmt.Errorf("cannot confirm the stop of %s: nothing runs in its cgroup, but systemd does not answer: %w", s.unit.Unit, err)
+	<-asked
+	return s.confirm(ctx, k)
+}
+
+// confirm waits until systemd is done with the unit: what its ExecStopPost may run has to be over
+// as well, and no job may start it again. A systemd that does not answer until the deadline has
+// passed proves nothing.
+func (s *Systemd) confirm(ctx context.Context, k *handle) error {
+	fail := func(err error) error { return fmt.Errorf("cannot confirm the stop of %s: %w", s.unit.Unit, err) }
+	k.mu.Lock()
+	until := k.watch.deadline
+	k.mu.Unlock()
+	if until == election.Never {
+		until = election.BootClock().Add(confirmWithin)
 	}
-	m, err := s.connect(ctx)
+	late := election.BootClock().Add(confirmWithin)
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		state, err := s.state(ctx)
+		now := election.BootClock()
+		switch {
+		case err == nil && state == "":
+			return nil
+		case err != nil && now >= until:
+			return fail(fmt.Errorf("%w: nothing runs in its cgroup, but systemd does not answer: %v", election.ErrUnproven, err))
+		case err == nil && now >= late:
+			return fail(fmt.Errorf("systemd calls it %s", state))
+		}
+		select {
+		case <-ctx.Done():
+			return fail(errors.Join(context.Cause(ctx), err))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// state is what systemd calls the unit, "" if it neither runs nor is about to.
+func (s *Systemd) state(ctx context.Context) (string, error) { return bySystemd{s.unit}.state(ctx) }
+
+// bySystemd is what systemd says of a unit, asked by the sidecar when no guard is left to ask.
+type bySystemd struct{ cfg SystemdConfig }
+
+func (b bySystemd) state(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, unit.CallWithin)
+	defer cancel()
+	m, err := unit.Connect(ctx, b.cfg.Address)
 	if err != nil {
-		return fmt.Errorf("cannot confirm the stop of %s: %w", s.unit.Unit, err)
+		return "", err
 	}
-	defer m.close()
-	if err := m.awaitStopped(ctx, s.unit.Unit); err != nil {
-		return fmt.Errorf("cannot confirm the stop of %s: %w", s.unit.Unit, err)
+	defer m.Close()
+	idle, state, err := m.Idle(ctx, b.cfg.Unit)
+	if idle {
+		return "", err
+	}
+	return state, err
+}
+
+func (b bySystemd) ask(ctx context.Context, _ origin) Verdict {
+	state, err := b.state(ctx)
+	switch {
+	case err != nil:
+		return Unknown
+	case state == "":
+		return Gone
+	}
+	return Running
+}
+
+func (b bySystemd) force(ctx context.Context, _ origin) {
+	ctx, cancel := context.WithTimeout(ctx, unit.CallWithin)
+	defer cancel()
+	m, err := unit.Connect(ctx, b.cfg.Address)
+	if err == nil {
+		defer m.Close()
+		err = m.Stop(ctx, b.cfg.Unit)
+	}
+	if err != nil {
+		b.cfg.Log.Warn().Err(err).Str("unit", b.cfg.Unit).Msg("cannot stop the unit through systemd")
+	}
+}
+
+// ErrNoSystemd says that there is no systemd to ask.
+var ErrNoSystemd = errors.New("systemd was not asked about the unit")
+
+// CheckUnit returns nil if the unit that cfg names suits: above all, if nothing but Tanist
+// starts it. It starts nothing.
+func CheckUnit(ctx context.Context, cfg SystemdConfig) error {
+	m, err := unit.Connect(ctx, cfg.Address)
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrNoSystemd, err)
+	}
+	defer m.Close()
+	if err := m.Suits(ctx, cfg.Unit, cfg.EnvFile); err != nil {
+		return fmt.Errorf("cannot keep %s: %w", cfg.Unit, err)
 	}
 	return nil
 }
@@ -167,262 +322,16 @@ func (s *Systemd) Exit() string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	m, err := s.connect(ctx)
+	m, err := unit.Connect(ctx, s.unit.Address)
 	if err != nil {
 		return words
 	}
-	defer m.close()
-	if w, err := m.exit(ctx, s.unit.Unit); err == nil {
+	defer m.Close()
+	if w, err := m.Exit(ctx, s.unit.Unit); err == nil {
 		s.exitOf, s.words = k, w
 		return w
 	}
 	return words
-}
-
-// manager is a connection to systemd.
-type manager struct {
-	conn    *dbus.Conn
-	private bool // straight to systemd, without a bus between
-}
-
-const (
-	systemdName    = "org.freedesktop.systemd1"
-	systemdPath    = dbus.ObjectPath("/org/freedesktop/systemd1")
-	systemdPrivate = "/run/systemd/private" // for root; works also while the bus is down
-)
-
-func (s *Systemd) connect(ctx context.Context) (*manager, error) {
-	address := s.unit.Address
-	if address == "" {
-		address = "unix:path=" + systemdPrivate
-		if _, err := os.Stat(systemdPrivate); err != nil || os.Geteuid() != 0 {
-			conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-			if err != nil {
-				return nil, fmt.Errorf("systemd can't be reached: %v", err)
-			}
-			return &manager{conn: conn}, nil
-		}
-	}
-	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("systemd can't be reached: %v", err)
-	}
-	if err := conn.Auth(nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("systemd can't be reached: %v", err), conn.Close())
-	}
-	m := &manager{conn: conn, private: strings.HasSuffix(address, "/private")}
-	greet := m.wake
-	if !m.private {
-		greet = func(context.Context) error { return conn.Hello() }
-	}
-	if err := greet(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("systemd can't be reached: %v", err), conn.Close())
-	}
-	return m, nil
-}
-
-// wake makes sure that systemd listens. When the first call comes close behind the authentication, systemd (252) reads both
-// at once and looks at the call only when more comes.
-func (m *manager) wake(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, callWithin, errors.New("it does not answer"))
-	defer cancel()
-	answers := make(chan *dbus.Call, 64)
-	for {
-		m.conn.Object(systemdName, systemdPath).GoWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0, answers)
-		select {
-		case a := <-answers:
-			return a.Err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(callWithin / 50):
-		}
-	}
-}
-
-func (m *manager) close() { _ = m.conn.Close() }
-
-func (m *manager) call(ctx context.Context, path dbus.ObjectPath, method string, args ...any) *dbus.Call {
-	ctx, cancel := context.WithTimeout(ctx, callWithin)
-	defer cancel()
-	return m.conn.Object(systemdName, path).CallWithContext(ctx, method, 0, args...)
-}
-
-func (m *manager) property(ctx context.Context, unit, face, name string) (any, error) {
-	path := systemdPath
-	if unit != "" {
-		if err := m.call(ctx, systemdPath, systemdName+".Manager.LoadUnit", unit).Store(&path); err != nil {
-			return nil, fmt.Errorf("systemd does not tell about it: %v", err)
-		}
-	}
-	var v dbus.Variant
-	if err := m.call(ctx, path, "org.freedesktop.DBus.Properties.Get", systemdName+"."+face, name).Store(&v); err != nil {
-		return nil, fmt.Errorf("systemd does not tell its %s: %v", name, err)
-	}
-	return v.Value(), nil
-}
-
-func (m *manager) text(ctx context.Context, unit, face, name string) (string, error) {
-	v, err := m.property(ctx, unit, face, name)
-	s, _ := v.(string)
-	return s, err
-}
-
-// check refuses units that can't be kept, and returns the directory of the cgroup that the unit will have.
-func (m *manager) check(ctx context.Context, cfg SystemdConfig, needsEnv bool) (string, error) {
-	if !strings.HasSuffix(cfg.Unit, ".service") {
-		return "", errors.New("only services can be kept: its name must end in .service")
-	}
-	load, err := m.text(ctx, cfg.Unit, "Unit", "LoadState")
-	if err != nil {
-		return "", err
-	}
-	if load != "loaded" {
-		return "", fmt.Errorf("systemd has not loaded it: its state is %q; is there such a unit?", load)
-	}
-	active, err := m.text(ctx, cfg.Unit, "Unit", "ActiveState")
-	if err != nil {
-		return "", err
-	}
-	if active != "inactive" && active != "failed" {
-		return "", fmt.Errorf("it is %s already, started by somebody else: stop it (and disable it)", active)
-	}
-	restart, err := m.text(ctx, cfg.Unit, "Service", "Restart")
-	if err != nil {
-		return "", err
-	}
-	if restart != "no" {
-		return "", fmt.Errorf("it has Restart=%s, so that systemd would start it again behind our back: set Restart=no", restart)
-	}
-	if needsEnv {
-		if cfg.EnvFile == "" {
-			return "", errors.New("there is no way to pass on its environment: name a file for it, and let the unit read that (EnvironmentFile=-PATH)")
-		}
-		files, err := m.property(ctx, cfg.Unit, "Service", "EnvironmentFiles")
-		if err != nil {
-			return "", err
-		}
-		pairs, _ := files.([][]any)
-		if !slices.ContainsFunc(pairs, func(p []any) bool { return len(p) > 0 && p[0] == cfg.EnvFile }) {
-			return "", fmt.Errorf("it does not read its environment: add EnvironmentFile=-%s", cfg.EnvFile)
-		}
-	}
-	root, err := m.text(ctx, "", "Manager", "ControlGroup")
-	if err != nil {
-		return "", err
-	}
-	slice, err := m.text(ctx, cfg.Unit, "Service", "Slice")
-	if err != nil {
-		return "", err
-	}
-	if root == "/" {
-		root = ""
-	}
-	return cgroupDir(root + sliceDir(slice) + "/" + cfg.Unit)
-}
-
-// sliceDir returns where a slice is: a-b.slice is in a.slice.
-func sliceDir(slice string) string {
-	name := strings.TrimSuffix(slice, ".slice")
-	if name == "-" || name == "" {
-		return ""
-	}
-	var dir strings.Builder
-	for i := range len(name) {
-		if name[i] == '-' {
-			dir.WriteString("/" + name[:i] + ".slice")
-		}
-	}
-	dir.WriteString("/" + name + ".slice")
-	return dir.String()
-}
-
-// start starts the unit, waits for the job, and returns the PID of the main process.
-func (m *manager) start(ctx context.Context, unit string, exited <-chan struct{}) (int, error) {
-	signals := make(chan *dbus.Signal, 256)
-	m.conn.Signal(signals)
-	if !m.private {
-		if err := m.conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(systemdName+".Manager"), dbus.WithMatchMember("JobRemoved")); err != nil {
-			return 0, fmt.Errorf("systemd won't tell about the start: %v", err)
-		}
-	}
-	if err := m.call(ctx, systemdPath, systemdName+".Manager.Subscribe").Err; err != nil {
-		return 0, fmt.Errorf("systemd won't tell about the start: %v", err)
-	}
-	_ = m.call(ctx, systemdPath, systemdName+".Manager.ResetFailedUnit", unit).Err // of an earlier run
-	var job dbus.ObjectPath
-	if err := m.call(ctx, systemdPath, systemdName+".Manager.StartUnit", unit, "replace").Store(&job); err != nil {
-		return 0, fmt.Errorf("systemd refused: %v", err)
-	}
-	for {
-		select {
-		case sig, ok := <-signals:
-			if !ok {
-				return 0, errors.New("systemd hung up")
-			}
-			if sig.Name != systemdName+".Manager.JobRemoved" || len(sig.Body) < 4 || sig.Body[1] != job {
-				continue
-			}
-			if sig.Body[3] != "done" {
-				return 0, fmt.Errorf("its start ended as %q: see journalctl -u %s", sig.Body[3], unit)
-			}
-			v, err := m.property(ctx, unit, "Service", "MainPID")
-			pid, _ := v.(uint32)
-			if err == nil && pid == 0 {
-				err = errors.New("it has ended already, or has no main process")
-			}
-			return int(pid), err
-		case <-exited:
-			return 0, errors.New("it was killed before it ran: the lease deadline passed")
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		}
-	}
-}
-
-func (m *manager) stop(ctx context.Context, unit string) error {
-	if err := m.call(ctx, systemdPath, systemdName+".Manager.StopUnit", unit, "replace").Err; err != nil {
-		return fmt.Errorf("systemd refused: %v", err)
-	}
-	return nil
-}
-
-// awaitStopped waits until systemd is done with the unit, which mostly it is at once.
-func (m *manager) awaitStopped(ctx context.Context, unit string) error {
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		state, err := m.text(ctx, unit, "Unit", "ActiveState")
-		if err != nil {
-			return err
-		}
-		if state == "inactive" || state == "failed" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w; systemd calls it %s", context.Cause(ctx), state)
-		case <-time.After(pause):
-		}
-	}
-}
-
-// exit tells how the main process ended.
-func (m *manager) exit(ctx context.Context, unit string) (string, error) {
-	code, err := m.property(ctx, unit, "Service", "ExecMainCode")
-	if err != nil {
-		return "", err
-	}
-	status, err := m.property(ctx, unit, "Service", "ExecMainStatus")
-	if err != nil {
-		return "", err
-	}
-	how, _ := code.(int32)
-	n, _ := status.(int32)
-	switch how {
-	case 1: // CLD_EXITED
-		return fmt.Sprintf("exit status %d", n), nil
-	case 2, 3: // CLD_KILLED, CLD_DUMPED
-		return exitWords(waitStatusOfSignal(int(n), how == 3), causeNone), nil
-	}
-	return "", errors.New("it has not ended")
 }
 
 // envFile writes an environment in the syntax that EnvironmentFile= reads.

@@ -1,13 +1,16 @@
-// Package torture is a program that does not want to end, for the tests of package process and the soak tests: a process
-// tree that ignores signals, leaves its process group and session, forks daemons, changes its user and never holds still.
+// Package torture is a program that does not want to end, for the tests of package process and the
+// soak tests: a process tree that ignores signals, leaves its process group and session, forks
+// daemons, changes its user and never holds still.
+//
+// It is bounded all the same: a tree that nobody ends stops forking when the directory of its ready
+// file is removed, or after a few thousand forks, and is gone minutes after its start.
 package torture
 
 import (
-	"bytes"
 	_ "embed"
-	"os"
-	"slices"
 	"strconv"
+
+	"github.com/tanist/tanist/process/internal/kernel"
 )
 
 //go:embed torture.sh
@@ -16,43 +19,27 @@ var script string
 // markKey is the environment variable by which the processes of a tree are known.
 const markKey = "TORTURE_MARK"
 
-// Command returns a command that makes a tree with n children, each of which forks thrice, and makes the file ready
-// when they are there.
-func Command(n int, ready string) []string {
-	return []string{"/bin/sh", "-c", script, "torture", strconv.Itoa(n), ready}
+// forks is far below the number of processes that a host may have (pid_max, 32768 by default): a
+// reaper that is frozen lets one zombie pile up for each fork.
+const forks = 4000
+
+// Command returns a command that makes a tree with n children, each of which forks thrice, and
+// makes the file ready when they are there.
+func Command(n int, ready string) []string { return command(n, ready, forks) }
+
+// Still is Command without the process that forks all the time: for a tree that has to be found in
+// /proc, where such a process is missed for as long as the host is busy.
+func Still(n int, ready string) []string { return command(n, ready, 0) }
+
+func command(n int, ready string, forks int) []string {
+	return []string{"/bin/sh", "-c", script, "torture", strconv.Itoa(n), ready, strconv.Itoa(forks)}
 }
 
 // Env returns the environment entry that a tree must be started with to be found by Living.
 func Env(mark string) string { return markKey + "=" + mark }
 
-// Living returns the processes of the tree with that mark. Zombies, which hold nothing but a number, do not count.
+// Living returns the processes of the tree with that mark. Zombies, which hold nothing but a
+// number, do not count.
 func Living(mark string) []int {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil
-	}
-	want := []byte(markKey + "=" + mark)
-	var pids []int
-	for _, name := range slices.Backward(names) { // the newest first, before they have gone on
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		env, err := os.ReadFile("/proc/" + name + "/environ")
-		if err != nil {
-			continue
-		}
-		for kv := range bytes.SplitSeq(env, []byte{0}) {
-			if bytes.Equal(kv, want) {
-				pids = append(pids, pid)
-				break
-			}
-		}
-	}
-	return pids
+	return kernel.Marked(markKey, func(value string) bool { return value == mark })
 }

@@ -1,4 +1,4 @@
-package process
+package kernel
 
 import (
 	"os"
@@ -7,27 +7,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hunter walks the descendants of this process and signals them. It allocates nothing once made, for it works when a
-// host may be out of memory.
+// Hunter walks the descendants of this process and signals them. It allocates nothing once made,
+// for it works when a host may be out of memory.
 //
-// It rests on one property of the kernel: a process whose parent dies becomes the child of its nearest ancestor that is
-// a subreaper, whatever session, group or user it has moved to. So whoever is a subreaper, kills its children, reaps
-// them and repeats until wait4 says that there are none, has killed every descendant. Deeper descendants are struck in
-// the same pass for speed, and to outrun those that fork.
-type hunter struct {
-	self    int32
-	pids    []int32
-	parents []int32
-	n       int
+// It rests on one property of the kernel: a process whose parent dies becomes the child of its
+// nearest ancestor that is a subreaper, whatever session, group or user it has moved to. So whoever
+// is a subreaper, kills its children, reaps them and repeats until wait4 says that there are none,
+// has killed every descendant. Deeper descendants are struck in the same pass for speed, and to
+// outrun those that fork.
+type Hunter struct {
+	Self    int32
+	PIDs    []int32
+	Parents []int32
+	N       int
 	byScan  bool // this kernel has no /proc/PID/task/TID/children
 	path    [64]byte
 	dents   [8192]byte
 	text    [8192]byte
 }
 
-func newHunter() *hunter {
-	h := &hunter{self: int32(os.Getpid()), pids: make([]int32, 1<<16), parents: make([]int32, 1<<16)}
-	h.join("/proc/", h.self, "/task/", h.self, "/children")
+func NewHunter() *Hunter {
+	h := &Hunter{Self: int32(os.Getpid()), PIDs: make([]int32, 1<<16), Parents: make([]int32, 1<<16)}
+	h.join("/proc/", h.Self, "/task/", h.Self, "/children")
 	fd := h.open()
 	h.byScan = fd < 0
 	if fd >= 0 {
@@ -36,58 +37,60 @@ func newHunter() *hunter {
 	return h
 }
 
-// strike sends sig to every descendant that it finds and returns how many there were. accept, if not nil, tells which
-// children of this process (and with them their descendants) are meant. Only a zombie's own children can be missed, and
-// are found as children of this process when strike is called again.
-func (h *hunter) strike(sig unix.Signal, accept func(pid int) bool) int {
-	h.find(accept)
-	for i := range h.n {
-		if h.parents[i] == h.self { // a child can't be recycled before it is reaped, which only we do
-			_ = unix.Kill(int(h.pids[i]), sig)
+// Strike sends sig to every descendant that it finds and returns how many there were. accept, if
+// not nil, tells which children of this process (and with them their descendants) are meant. Only a
+// zombie's own children can be missed, and are found as children of this process when strike is
+// called again.
+func (h *Hunter) Strike(sig unix.Signal, accept func(pid int) bool) int {
+	h.Find(accept)
+	for i := range h.N {
+		// a child can't be recycled before it is reaped, which only we do
+		if h.Parents[i] == h.Self {
+			_ = unix.Kill(int(h.PIDs[i]), sig)
 		} else {
-			h.strikeDeep(h.pids[i], h.parents[i], sig)
+			h.strikeDeep(h.PIDs[i], h.Parents[i], sig)
 		}
 	}
-	return h.n
+	return h.N
 }
 
-// find collects descendants, parents first.
-func (h *hunter) find(accept func(pid int) bool) {
-	h.n = 0
-	h.children(h.self)
+// Find collects descendants, parents first.
+func (h *Hunter) Find(accept func(pid int) bool) {
+	h.N = 0
+	h.Children(h.Self)
 	if accept != nil {
 		kept := 0
-		for i := range h.n {
-			if accept(int(h.pids[i])) {
-				h.pids[kept], h.parents[kept] = h.pids[i], h.parents[i]
+		for i := range h.N {
+			if accept(int(h.PIDs[i])) {
+				h.PIDs[kept], h.Parents[kept] = h.PIDs[i], h.Parents[i]
 				kept++
 			}
 		}
-		h.n = kept
+		h.N = kept
 	}
 	if h.byScan {
 		return // the children of what dies come to us, and are found then
 	}
-	for i := 0; i < h.n; i++ { //nolint:intrange // children appends, and those are looked at too
-		h.children(h.pids[i])
+	for i := 0; i < h.N; i++ { //nolint:intrange // children appends, and those are looked at too
+		h.Children(h.PIDs[i])
 	}
 }
 
-// strikeDeep signals a process that somebody else may reap at any moment, through a handle that can't slip to another
-// process with the same number.
-func (h *hunter) strikeDeep(pid, parent int32, sig unix.Signal) {
+// strikeDeep signals a process that somebody else may reap at any moment, through a handle that
+// can't slip to another process with the same number.
+func (h *Hunter) strikeDeep(pid, parent int32, sig unix.Signal) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(pid), 0, 0)
 	if errno != 0 {
 		return
 	}
-	if _, ppid, ok := h.stat(pid); ok && (ppid == parent || ppid == h.self) {
+	if _, ppid, ok := h.Stat(pid); ok && (ppid == parent || ppid == h.Self) {
 		_, _, _ = unix.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, fd, uintptr(sig), 0, 0, 0, 0)
 	}
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 }
 
-// children appends the children of pid.
-func (h *hunter) children(pid int32) {
+// Children appends the children of pid.
+func (h *Hunter) Children(pid int32) {
 	if h.byScan {
 		h.scan(pid)
 		return
@@ -115,7 +118,7 @@ func (h *hunter) children(pid int32) {
 }
 
 // list appends the numbers in the file at h.path as children of parent.
-func (h *hunter) list(parent int32) {
+func (h *Hunter) list(parent int32) {
 	fd := h.open()
 	if fd < 0 {
 		return
@@ -144,7 +147,7 @@ func (h *hunter) list(parent int32) {
 }
 
 // scan appends the children of this process by reading the whole of /proc.
-func (h *hunter) scan(parent int32) {
+func (h *Hunter) scan(parent int32) {
 	h.join("/proc", -1, "", -1, "")
 	dir := h.open()
 	if dir < 0 {
@@ -159,7 +162,7 @@ func (h *hunter) scan(parent int32) {
 		for off := 0; off < n; {
 			reclen := int(*(*uint16)(unsafe.Pointer(&h.dents[off+16])))
 			if pid, _ := atoi(h.dents[off+19 : off+reclen]); pid > 0 {
-				if _, ppid, ok := h.stat(pid); ok && ppid == parent {
+				if _, ppid, ok := h.Stat(pid); ok && ppid == parent {
 					h.add(pid, parent)
 				}
 			}
@@ -168,15 +171,15 @@ func (h *hunter) scan(parent int32) {
 	}
 }
 
-func (h *hunter) add(pid, parent int32) {
-	if pid > 0 && h.n < len(h.pids) {
-		h.pids[h.n], h.parents[h.n] = pid, parent
-		h.n++
+func (h *Hunter) add(pid, parent int32) {
+	if pid > 0 && h.N < len(h.PIDs) {
+		h.PIDs[h.N], h.Parents[h.N] = pid, parent
+		h.N++
 	}
 }
 
-// stat reads the state and the parent of pid.
-func (h *hunter) stat(pid int32) (state byte, ppid int32, ok bool) {
+// Stat reads the state and the parent of pid.
+func (h *Hunter) Stat(pid int32) (state byte, ppid int32, ok bool) {
 	h.join("/proc/", pid, "/stat", -1, "")
 	fd := h.open()
 	if fd < 0 {
@@ -202,7 +205,7 @@ func (h *hunter) stat(pid int32) (state byte, ppid int32, ok bool) {
 }
 
 // join makes h.path of words and numbers (left out if negative), with a zero byte at the end.
-func (h *hunter) join(a string, x int32, b string, y int32, c string) {
+func (h *Hunter) join(a string, x int32, b string, y int32, c string) {
 	p := append(h.path[:0], a...)
 	p = appendInt(p, x)
 	p = append(p, b...)
@@ -211,7 +214,7 @@ func (h *hunter) join(a string, x int32, b string, y int32, c string) {
 	_ = append(p, 0)
 }
 
-func (h *hunter) open() int {
+func (h *Hunter) open() int {
 	const atCwd = -100
 	at := atCwd
 	fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&h.path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)

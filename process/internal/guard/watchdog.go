@@ -1,4 +1,4 @@
-package process
+package guard
 
 import (
 	"fmt"
@@ -8,10 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/process/internal/wire"
 )
 
-// watchdog feeds a watchdog device, which resets the host when it is not fed. It stops to be fed when the deadline has
-// passed and the tree is still not gone: then nothing but a reset can end the program.
+// watchdog feeds a watchdog device, which resets the host when it is not fed. It stops to be fed
+// when the deadline has passed and the tree is still not gone: then nothing but a reset can end the
+// program.
 type watchdog struct {
 	fd    int
 	every time.Duration
@@ -22,25 +24,26 @@ type watchdog struct {
 const (
 	wdiocSetTimeout = 0xc0045706 // _IOWR('W', 6, int)
 	wdiocGetTimeout = 0x80045707 // _IOR('W', 7, int)
-	// assumedTimeout is what a device has that does not tell; it is the default of the kernel's drivers.
+	// assumedTimeout is what a device has that does not tell; it is the default of the kernel's
+	// drivers.
 	assumedTimeout = 60 * time.Second
 )
 
 // openWatchdog returns nil if no watchdog is to be fed, or with `auto` if there is none.
-func openWatchdog(s *spec) (*watchdog, error) {
-	mode := Watchdog(s.watchdog)
-	if mode == WatchdogOff {
+func openWatchdog(s *wire.Spec) (*watchdog, error) {
+	mode := wire.Watchdog(s.Watchdog)
+	if mode == wire.WatchdogOff {
 		return nil, nil
 	}
-	fd, err := unix.Open(s.watchdogPath, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(s.WatchdogPath, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		if mode == WatchdogAuto {
+		if mode == wire.WatchdogAuto {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("cannot open the watchdog, which is required: %v", &os.PathError{Op: "open", Path: s.watchdogPath, Err: err})
+		return nil, fmt.Errorf("cannot open the watchdog, which is required: %v", &os.PathError{Op: "open", Path: s.WatchdogPath, Err: err})
 	}
 	timeout := assumedTimeout
-	want := time.Duration(s.watchdogTimeout)
+	want := time.Duration(s.WatchdogTimeout)
 	if want > 0 {
 		// A driver may round, or refuse; it is asked afterwards what holds.
 		_ = unix.IoctlSetPointerInt(fd, wdiocSetTimeout, int(max(want/time.Second, 1)))

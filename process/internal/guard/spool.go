@@ -1,4 +1,4 @@
-package process
+package guard
 
 import (
 	"fmt"
@@ -10,11 +10,13 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// relay hands the program's output on to the sidecar, inside the guard. The program never waits for it: what the
-// sidecar does not take in time is kept, up to relaySize, and then the oldest is dropped and counted. It outlives the
-// sidecar, so that a program does not die of a closed pipe when the sidecar does.
-type relay struct {
-	from, to   int // read end of the program's pipe; write end of the sidecar's pipe, -1 if there is none
+// spool hands the program's output on to the sidecar, inside the guard. The program never waits for
+// it: what the sidecar does not take in time is kept, up to spoolSize, and then the oldest is
+// dropped and counted. It outlives the sidecar, so that a program does not die of a closed pipe
+// when the sidecar does.
+type spool struct {
+	// read end of the program's pipe; write end of the sidecar's pipe, -1 if there is none
+	from, to   int
 	programEnd int // what the program writes to; closed once it runs
 	ring       []byte
 	start, n   int
@@ -23,14 +25,15 @@ type relay struct {
 	note       []byte
 }
 
-const relaySize = 256 << 10
+const spoolSize = 256 << 10
 
-func newRelay(to int) (*relay, error) {
+func newSpool(to int) (*spool, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("cannot make a pipe for the output: %v", err)
 	}
-	// Room for bursts while the guard is not running. More than the limit of an unprivileged user fails, harmlessly.
+	// Room for bursts while the guard is not running. More than the limit of an unprivileged user
+	// fails, harmlessly.
 	_, _ = unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, 1<<20)
 	if err := unix.SetNonblock(p[0], true); err != nil {
 		return nil, fmt.Errorf("cannot prepare the pipe of the output: %v", err)
@@ -38,32 +41,32 @@ func newRelay(to int) (*relay, error) {
 	if err := unix.SetNonblock(to, true); err != nil {
 		return nil, fmt.Errorf("cannot prepare the pipe of the output: %v", err)
 	}
-	return &relay{from: p[0], to: to, programEnd: p[1], ring: make([]byte, relaySize), note: make([]byte, 0, 64)}, nil
+	return &spool{from: p[0], to: to, programEnd: p[1], ring: make([]byte, spoolSize), note: make([]byte, 0, 64)}, nil
 }
 
 // lost is called when the sidecar is gone.
-func (r *relay) lost() {
+func (r *spool) lost() {
 	if r.to >= 0 {
 		unix.Close(r.to)
 	}
 	r.to = -1
 }
 
-// adopt gives the relay a new sidecar to write to.
-func (r *relay) adopt(to int) {
+// adopt gives the spool a new sidecar to write to.
+func (r *spool) adopt(to int) {
 	r.lost()
 	_ = unix.SetNonblock(to, true)
 	r.to = to
 }
 
 // pump moves what can be moved now, a bounded amount.
-func (r *relay) pump() {
+func (r *spool) pump() {
 	r.fill()
 	r.flush()
 }
 
 // fill reads what the program wrote, up to the size of the ring.
-func (r *relay) fill() {
+func (r *spool) fill() {
 	for range 4 {
 		if r.ended {
 			return
@@ -93,7 +96,7 @@ func (r *relay) fill() {
 }
 
 // flush writes to the sidecar what it takes.
-func (r *relay) flush() {
+func (r *spool) flush() {
 	if r.to < 0 {
 		return
 	}
@@ -101,7 +104,8 @@ func (r *relay) flush() {
 		r.note = append(r.note[:0], "\n[tanist: "...)
 		r.note = strconv.AppendInt(r.note, int64(r.dropped), 10)
 		r.note = append(r.note, " bytes of output dropped]\n"...)
-		if n, err := unix.Write(r.to, r.note); err != nil || n < len(r.note) { // whole or not at all: it is shorter than PIPE_BUF
+		// whole or not at all: it is shorter than PIPE_BUF
+		if n, err := unix.Write(r.to, r.note); err != nil || n < len(r.note) {
 			if err == unix.EPIPE {
 				r.lost()
 			}
@@ -123,7 +127,7 @@ func (r *relay) flush() {
 }
 
 // drain hands on the rest once the tree is gone, as long as the sidecar takes it.
-func (r *relay) drain(within time.Duration) {
+func (r *spool) drain(within time.Duration) {
 	until := election.BootClock().Add(within)
 	for {
 		r.fill()
@@ -133,7 +137,9 @@ func (r *relay) drain(within time.Duration) {
 			return
 		}
 		fds := []unix.PollFd{{Fd: int32(r.to), Events: unix.POLLOUT}}
-		if r.n == 0 { // all writers are dead, so what is in the pipe is all there is, unless a handle went elsewhere
+		// all writers are dead, so what is in the pipe is all there is, unless a handle went
+		// elsewhere
+		if r.n == 0 {
 			if r.ended {
 				return
 			}

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tanist/tanist/process/internal/kernel"
+	"github.com/tanist/tanist/process/internal/wire"
 )
 
 // aheadOf returns the guard that waits, and when it is up.
@@ -22,6 +25,7 @@ func aheadOf(t *testing.T, e *Exec) *guardProcess {
 
 // A guard that was started ahead is the one that keeps the program, and keeps it as any other.
 func TestPreparedStart(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		lines := make(chan string, 10)
 		e := newExec(t, Config{
@@ -50,18 +54,20 @@ func TestPreparedStart(t *testing.T) {
 		if got := e.ExitCode(); got != 128+int(unix.SIGTERM) {
 			t.Errorf("exit code = %d", got)
 		}
-		if err := e.Start(t.Context(), nil, soon(100*time.Millisecond)); err != nil {
+		if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if e.tree.guard == ahead {
 			t.Error("a guard was used twice")
 		}
+		setDeadline(e.tree, soon(100*time.Millisecond))
 		eventually(t, "the deadline's end", func() bool { return e.Exit() != "" })
 	})
 }
 
-// A guard that was started ahead and died, or is too old, costs nothing but its gain.
+// A guard that was started ahead and died, or is too old, only costs the time it would have saved.
 func TestPreparedGuardDied(t *testing.T) {
+	t.Parallel()
 	e := newExec(t, Config{Command: []string{"sleep", "60"}})
 	e.Prepare()
 	ahead := aheadOf(t, e)
@@ -82,11 +88,32 @@ func TestPreparedGuardDied(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ahead.dead // it was let go, and sees that
-	if ahead.code != guardRefused {
+	if ahead.code != wire.GuardRefused {
 		t.Errorf("exit code of a guard that was not needed = %d", ahead.code)
 	}
 	if err := e.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDismissedGuardHasEnded: a later driver finds nothing, and waits for nothing.
+func TestDismissedGuardHasEnded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	e := newExec(t, Config{Command: []string{"sleep", "60"}, StateDir: dir})
+	e.Prepare()
+	made := e.ahead.mark
+	if err := e.Dismiss(); err != nil {
+		t.Fatal(err)
+	}
+	if left := kernel.Marked(wire.GuardMark, func(mark string) bool { return mark == made }); len(left) > 0 {
+		t.Errorf("the guard %d is left", left)
+	}
+	if err := e.Dismiss(); err != nil {
+		t.Fatal(err)
+	}
+	if err := newExec(t, Config{Command: []string{"sleep", "60"}, StateDir: dir}).Settle(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -99,7 +126,7 @@ func TestPreparedIsFaster(t *testing.T) {
 			if ahead {
 				e.Prepare()
 				guard := aheadOf(t, e)
-				eventually(t, "the guard waits", func() bool { return stateOf(guard.Pid) == 'S' && named(guard.Pid) == guardName })
+				eventually(t, "the guard waits", func() bool { return stateOf(guard.Pid) == 'S' && named(guard.Pid) == wire.GuardName })
 			}
 			began := time.Now()
 			if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
@@ -120,6 +147,6 @@ func TestPreparedIsFaster(t *testing.T) {
 }
 
 func named(pid int) string {
-	b, _ := os.ReadFile(procPath(pid, "comm")) // of a process that has ended there is none
+	b, _ := os.ReadFile(kernel.ProcPath(pid, "comm")) // of a process that has ended there is none
 	return strings.TrimSpace(string(b))
 }
