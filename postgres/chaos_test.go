@@ -19,17 +19,17 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// event is one operation on the repository, as its caller saw it.
+// event is one operation on the repository, as its caller observed it.
 type event struct {
 	open      bool // open of a term, else a write of one row
 	term      election.Term
 	id        int64 // of the row
 	call, ret int64 // nanoseconds on the monotonic clock of this process
-	unknown   bool  // it may have happened or not, at any time after call
+	unknown   bool  // it may have happened, at any time after call
 }
 
-// chaos has sidecars that take terms from each other and are stopped and crash between any two steps; programs that
-// never end by themselves; and a server that crashes.
+// chaos runs sidecars that take terms from each other, and stop and crash between any two steps;
+// programs that never end by themselves; and a server that crashes.
 type chaos struct {
 	r      *repository
 	start  time.Time
@@ -79,7 +79,8 @@ func (c *chaos) sidecar(ctx context.Context, name string) {
 	}
 }
 
-// program writes, and comes back after every error, until it has been refused often enough to be sure that its term is over.
+// program writes and reconnects after every error, until enough refusals prove that its term is
+// over.
 func (c *chaos) program(ctx context.Context, name, secret string, term election.Term) {
 	dsn := c.r.server.DSN(c.r.role(name), secret, c.r.database)
 	for refused := 0; ctx.Err() == nil && refused < 60; {
@@ -110,7 +111,7 @@ func (c *chaos) program(ctx context.Context, name, secret string, term election.
 	}
 }
 
-// crasher crashes the server again and again.
+// crasher crashes the server repeatedly.
 func (c *chaos) crasher(ctx context.Context) {
 	for sleep(ctx, 500*time.Millisecond+jitter(3*time.Second)) == nil {
 		c.r.server.Crash()
@@ -140,7 +141,8 @@ func (c *chaos) run(d time.Duration, crash bool) {
 	c.r.super = connect(c.r.t, c.r.server.SuperDSN(c.r.database))
 }
 
-// reign is the model: a register that holds the open term. A term is opened only above it, and writes only while it is open.
+// reign is the model: a register with the open term. A term opens only above it, and writes only
+// while it is open.
 var reign = porcupine.Model{
 	Init: func() any { return election.Term(0) },
 	Step: func(state, input, _ any) (bool, any) {
@@ -159,7 +161,8 @@ var reign = porcupine.Model{
 	},
 }
 
-// linearizable checks the history. Operations whose outcome the caller does not know are those that the repository knows of.
+// linearizable checks the history. For an operation with an unknown outcome, the repository's
+// record decides.
 func (c *chaos) linearizable() (porcupine.CheckResult, int) {
 	t := c.r.t
 	rows, err := c.r.super.Query(t.Context(), "SELECT id FROM work")
@@ -300,8 +303,9 @@ SELECT coalesce(bool_and(before < term), true) FROM opens WHERE before IS NOT NU
 	}
 }
 
-// The checker has to see a design that leaks. One that leaks at every turn is taken, because those that leak now and then do it
-// too seldom on a busy host; the harness of stale writers is shown all of them.
+// The checker must convict a design that leaks. This test uses one that leaks at every turn,
+// because the others leak too rarely on a busy host; the harness of stale writers tests all of
+// them.
 func TestChaosSeesALeak(t *testing.T) {
 	r := newRepositoryOn(t, chaosServer(t), "a", "b")
 	c := &chaos{r: r}

@@ -1,78 +1,89 @@
-// Package postgres fences the metadata repository: after the fence of term N is open, no statement of an older term
-// commits any more, whatever processes, hosts and networks do. No clock is trusted for it.
+// Package postgres fences the metadata repository: once the fence of term N is open, no statement
+// of an older term commits, whatever processes, hosts and networks do. It relies on no clock.
 //
-// Stopping a program is not enough for that. A COMMIT that sits in the send buffer of a dead host is delivered when
-// the partition heals. Therefore the repository itself has to know who may write, and it has to be told before the
-// new controller starts.
+// Stopping a program is not enough for that. A COMMIT in the send buffer of a dead host is
+// delivered when the partition heals. So the repository itself must know who may write, and must
+// learn it before the new controller starts.
 //
 // # How
 //
-// Each controller's program has a login role of its own. The roles may not log in, except that of the present term.
-// A sidecar has another login, which may call a few functions in the schema "tanist" for its own controller and do
-// nothing else. [Fence.Raise] goes through four steps; after a crash between any two of them nobody can log in, and
-// the next term repairs it.
+// Each controller's program has its own login role. Only the role of the current term may log in. A
+// sidecar has a separate login, which may call a few functions in the schema "tanist" for its own
+// controller and nothing else. [Fence.Raise] takes three steps. After a crash between any two of
+// them nobody can log in, and the next term repairs the state.
 //
-//   - begin, one commit: the term is raised by compare (an older one is refused); all roles get NOLOGIN; the others'
-//     secrets are void; the verifier of a fresh random secret is set for the own role. The secret itself never
-//     leaves the host of the controller.
-//   - drain, again and again: a backend checks early in its start whether the role may log in, and shows in
-//     pg_stat_activity only at the end. But it holds a virtual transaction id from before that check. So the virtual
-//     transaction ids are read first and the sessions second; sessions of controllers are terminated; done is when
-//     all the first ids are gone or are known to be sessions of others, and no session of a controller is left.
-//   - seal, only if drain has found sessions: a role may change its own password, so a dying session could have done it
-//     after begin. The verifier is set again and drain starts over.
-//   - open, one commit: the term is compared again; the own role gets LOGIN.
+//   - begin, one commit: compare and raise the term (an older one is refused); set NOLOGIN on every
+//     role; void the secrets of the other controllers; set the verifier of a fresh random secret
+//     for the own role. The secret itself never leaves the controller's host.
+//   - drain, in a loop: early in its start a backend checks whether its role may log in, but it
+//     appears in pg_stat_activity only at the end. It does hold a virtual transaction id from before
+//     that check. So drain reads the virtual transaction ids first and the sessions second, and
+//     terminates the sessions of controllers. A pass is done when each of the first ids has ended or
+//     belongs to another session, and no session of a controller is left. A second pass is for
+//     logins that began with a password which such a session had set.
+//   - open, one commit: compare the term again, check that no session has come back, set LOGIN on the
+//     own role, and compare its stored verifier with the term's. A role may change its own password,
+//     so a dying session could have done it after begin. If open refuses, all three steps are taken
+//     again, as another attempt.
 //
-// Three simpler designs leak, and the tests of this package show each of them leaking: everything in one transaction
-// (until it commits, the old role may log in); NOLOGIN first and then terminating until pg_stat_activity is empty
-// (the start of a backend, above); setting the new secret when the role is opened (a client that is half-way through
-// SCRAM with the old secret passes).
+// Roles are bound by their oid: a role that a controller used before, or that was renamed or
+// dropped, stays shut out, and so do its sessions. Unfinished logins are ended after half a second.
+// Every statement is idempotent and bounded, and is sent on a second connection if the reply takes
+// longer than half a second.
+//
+// Three simpler designs leak, and the tests of this package show each leak: everything in one
+// transaction (the old role may log in until it commits); NOLOGIN first and then terminating until
+// pg_stat_activity is empty (a starting backend is not in it yet); setting the new secret in the
+// open step (a client in the middle of SCRAM with the old secret passes).
 //
 // # Which PostgreSQL
 //
-// Tested on 15. After [Init] no superuser is needed. On 15 and older the owner of the fence may alter every role that is
-// not a superuser, by CREATEROLE; nobody can log in as it, and its functions only alter the roles of controllers. From 16 on
-// CREATEROLE is not enough, and [SetupSQL] gives the owner ADMIN OPTION on each controller's role and nothing else of it.
-// The tests take TANIST_PG_BINDIR, the directory of another version's programs.
+// The fence is tested on 15. After [Init] it needs no superuser. On 15 and older, CREATEROLE lets
+// the owner of the fence alter every role that is not a superuser; nobody can log in as the owner,
+// and its functions alter the roles of controllers only. From 16 on CREATEROLE is not enough, so
+// [SetupSQL] gives the owner ADMIN OPTION on each controller's role and nothing else. The tests
+// read TANIST_PG_BINDIR, the directory of another version's programs.
 //
-// The sidecar needs a connection to the server itself, not to a pooler. The program may use a pooler (PgBouncer) that logs in with the
-// program's own role and secret: sessions of the pool end with the term. A pooler with a forced user makes all
-// controllers one, and must not be used.
+// The sidecar must connect to the server itself, not to a pooler. The program may use a pooler
+// (PgBouncer) that logs in with the program's own role and secret: the pool's sessions end with the
+// term. A pooler with a forced user turns all controllers into one and must not be used.
 //
 // # The gate
 //
-// For a program whose password is fixed, [Gate] listens on the same host and logs in with the secret of the term. It is a process of its
-// own in the program's tree: it lives on when the sidecar is killed or upgraded, and it ends with the tree, at the lease's deadline at the
-// latest. If it dies before, the program counts as failed. Two promises, of two parts:
-//
-//   - The fence: after a later term is open, no statement of this one commits. It holds with and without a gate, whatever is frozen,
-//     killed or delayed, and no clock is trusted for it.
-//   - The gate: from the deadline on no chunk leaves this host for the repository, also when the gate, the guard or both were stopped
-//     before it and go on after it. It rests on this host's clock, and it is promptness only: between its look at the clock and
-//     the write there is a gap, behind the write are buffers, and what had left before is on its way.
-//
-// The gate is not told the sidecar's own login ([WithoutLogin]). The secret reaches it through memory that no other process can open; it can't
-// be read from its environment, arguments or memory by a program of the same user. It runs as the sidecar's user.
-//
-// A round trip through it costs two more hops on the host. That is little beside a network, and much beside a server on the same host: there, on two
-// busy cores, pgbench reached a half to four fifths of what it reaches without the gate (BenchmarkGate). A program that has it to choose saves
-// one hop's TCP by a socket (listen: unix:).
+// For a program with a fixed password, package gate listens on the same host and logs in with the
+// secret of the term. It does not receive the sidecar's own login ([WithoutLogin]). The fence holds
+// with or without it.
 //
 // # What is guaranteed
 //
-// For one primary and its crash recovery, and for a failover to a synchronous standby: I1, no commit of a term lands
-// after the open of a later one. I2, terms open in rising order. I3, no commit of a term before its own open. The
-// history table has the transaction ids, so all that can be audited against the write-ahead log.
+// For one primary with its crash recovery, and for a failover to a synchronous standby: I1, no
+// commit of a term lands after the open of a later term. I2, terms open in ascending order. I3, no
+// commit of a term lands before its own open. The history table records the transaction ids, so all
+// three can be audited against the write-ahead log.
 //
 // # What is not guaranteed
 //
-//   - A failover to an asynchronous standby may lose the fence itself. [Fence.Assert] sees it afterwards; [Check] warns
-//     before.
-//   - Roles that stand above the fence: superusers, REPLICATION, CREATEROLE. [Check] refuses them as roles of controllers.
-//   - Log-ins without a password: if pg_hba.conf trusts the controller's role, an old process of the same controller can
-//     come back in the controller's next term. [Check] tries it.
-//   - What others do on a controller's behalf: cron jobs in the server, foreign servers, logical replication, prepared
-//     transactions that somebody else commits.
-//   - Progress while somebody keeps connections half-way through authentication: the barrier waits for them, at most
-//     authentication_timeout (the server's; 60 s by default, 10 s is recommended).
+//   - A failover to an asynchronous standby may lose the fence itself. [Fence.Assert] detects it
+//     afterwards; [Check] warns about it before.
+//   - Roles that bypass the fence: superusers, REPLICATION, CREATEROLE. They are refused as roles
+//     of controllers by one list of conditions, which [Init] enforces, [Fence.Ready] watches and
+//     [Check] shows.
+//   - Logins without a password: if pg_hba.conf trusts the controller's role, an old process of the
+//     same controller can come back in the controller's next term. The list of conditions covers
+//     what a login may read of pg_hba.conf, and each sidecar tries its own ways in.
+//   - Work done by others on a controller's behalf: cron jobs in the server, foreign servers,
+//     logical replication, prepared transactions that another session commits.
+//   - Progress while a session of an older term can't be ended because its backend is stopped or
+//     hangs in the kernel.
+//
+// # Usage
+//
+//	f, err := postgres.NewFence(postgres.Config{
+//		Cluster: "orders", Controller: "ctl-a", Role: "orders_a", DSN: dsn, // of the sidecar's own login
+//		Secret: postgres.Secret{Passfile: "/run/orders/pgpass"},
+//	})
+//	err = f.Ready(ctx)           // while passive, periodically: could the fence be raised, and would it hold?
+//	env, err := f.Raise(ctx, 8)  // then start the program with env
+//	err = f.Assert(ctx, 8)       // while active: is the repository still ours?
+//	err = f.Close(ctx, 8)        // after the program is gone
 package postgres

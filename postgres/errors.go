@@ -10,13 +10,13 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// ErrTerm is what errors.Is finds in every answer of the repository that the caller's term does not hold there:
-// [*AheadError] and [*LostError]. It is definitive: asking again changes nothing. An error that is not ErrTerm means that the
-// repository could not be asked, or did not carry the request out.
+// ErrTerm matches, with errors.Is, every answer of the repository that the caller's term does not
+// hold there: [*AheadError] and [*LostError]. It is definitive: retrying changes nothing. Any other
+// error means that the request did not reach the repository or was not carried out.
 var ErrTerm = errors.New("the repository is not open for this term")
 
-// AheadError says that the repository is at a higher term, or at the same term with another holder. Only a term above
-// [AheadError.RepositoryTerm] can be raised there.
+// AheadError reports that the repository is at a higher term, or at the same term with another
+// holder. Only a term above [AheadError.RepositoryTerm] can be raised.
 type AheadError struct {
 	Mine, Theirs election.Term
 	Holder       string
@@ -28,15 +28,15 @@ func (e *AheadError) Error() string { return e.text }
 // Unwrap returns [ErrTerm].
 func (e *AheadError) Unwrap() error { return ErrTerm }
 
-// RepositoryTerm is the term that the repository is at.
+// RepositoryTerm returns the term of the repository.
 func (e *AheadError) RepositoryTerm() election.Term { return e.Theirs }
 
 // Superseded returns true: the repository belongs to another term.
 func (e *AheadError) Superseded() bool { return true }
 
-// LostError says that the repository has not, or not any more, been opened for a term that was opened there: it is at
-// a lower one (it was restored, or failed over to a standby that had not received the fence), or the term is not open. The
-// program must be stopped and a new term be taken.
+// LostError reports that the repository is no longer open for a term that was opened there: its
+// term is lower (it was restored, or failed over to a standby that had not received the fence), or
+// the term is not open. The program must be stopped, and a new term taken.
 type LostError struct {
 	Mine, Theirs election.Term
 	Phase        string // closed fencing open
@@ -48,7 +48,7 @@ func (e *LostError) Error() string { return e.text }
 // Unwrap returns [ErrTerm].
 func (e *LostError) Unwrap() error { return ErrTerm }
 
-// Superseded returns true: the reign that the term stands for is over.
+// Superseded returns true: the reign of this term is over.
 func (e *LostError) Superseded() bool { return true }
 
 // The SQLSTATEs of the fence's functions.
@@ -57,9 +57,11 @@ const (
 	stateOvertaken = "TN002"
 	statePhase     = "TN003"
 	stateStranger  = "TN004"
+	stateAgain     = "TN005"
+	stateHollow    = "TN006"
 )
 
-// detail is what the functions say about the fence when they refuse.
+// detail is what the functions report about the fence when they refuse.
 type detail struct {
 	Term    election.Term `json:"term"`
 	Holder  string        `json:"holder"`
@@ -67,7 +69,7 @@ type detail struct {
 	Attempt int64         `json:"attempt"`
 }
 
-// refusal reads the SQLSTATE and the detail of an error of the fence's functions.
+// refusal extracts the SQLSTATE and the detail from an error of the fence's functions.
 func refusal(err error) (string, detail) {
 	var pe *pgconn.PgError
 	if !errors.As(err, &pe) {
@@ -82,7 +84,8 @@ func refusal(err error) (string, detail) {
 	return pe.Code, d
 }
 
-// definitive turns the repository's refusal of a term into its error, and returns any other error as it is.
+// definitive turns the repository's refusal of a term into its error, and returns any other error
+// unchanged.
 func definitive(err error, mine election.Term) error {
 	code, d := refusal(err)
 	switch code {
@@ -96,14 +99,20 @@ func definitive(err error, mine election.Term) error {
 	return err
 }
 
-// hopeless reports whether asking again can't help until somebody changes something.
+// hopeless reports whether retrying can't help. A refused password can become valid if the
+// connection string is read again.
+func (f *Fence) hopeless(err error) bool {
+	return hopeless(err) && (f.cfg.ReadDSN == nil || !loginRefused(err))
+}
+
+// hopeless reports whether retrying can't help until an operator changes something.
 func hopeless(err error) bool {
 	var pe *pgconn.PgError
 	if !errors.As(err, &pe) {
 		return false
 	}
 	switch pe.Code {
-	case stateStranger,
+	case stateStranger, stateHollow,
 		"28P01", "28000", // wrong password, login not permitted
 		"3D000",          // no such database
 		"3F000", "42883", // no schema tanist, no such function
@@ -116,7 +125,7 @@ func hopeless(err error) bool {
 	return false
 }
 
-// advice says what to do about errors that have a usual cause.
+// advice returns what to do about errors with a usual cause.
 func advice(err error) string {
 	var pe *pgconn.PgError
 	if !errors.As(err, &pe) {

@@ -13,71 +13,119 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Config says whose fence it is and how it is reached.
+// Config identifies a fence and its repository.
 type Config struct {
 	Cluster    string // as in [SetupOptions]
-	Controller string // the name of this controller; the sidecar's login must stand for it
+	Controller string // the name of this controller; the sidecar's login must belong to it
 	Role       string // the login of this controller's program
-	DSN        string // connection string of the sidecar's own login; libpq's variables are defaults. Kept out of logs and errors.
-	Secret     Secret // how the program gets the secret of its term
+	DSN        string // of the sidecar's own login; libpq's variables are defaults; never logged
+	Secret     Secret // how the program receives the secret of its term
 
-	// Statement bounds each statement and each connection attempt. Zero: 10 s. It must be longer than a commit takes
-	// on a busy server, and is also how long a connection may hang before it is given up.
+	// ReadDSN, if not nil, returns the current connection string, which may differ from DSN. It is
+	// called periodically and before each new connection.
+	ReadDSN func() (string, error)
+
+	// GiveUp bounds [Fence.Raise] for the caller. Zero means unknown. [Fence.Ready] refuses a
+	// server on which an operation that nobody can end may take longer.
+	GiveUp time.Duration
+
+	// Statement bounds each statement; the default is 10 s. It must be longer than a commit on a
+	// busy server.
 	Statement time.Duration
-	// Poll is the pause between two looks of the drain. Zero: 2 ms.
+	// Poll is the pause between two rounds of the drain; the default is 2 ms.
 	Poll time.Duration
 
-	// Observe is told how each [Fence.Raise] went, from the goroutine that called it. May be nil. It must not block.
+	// Observe, if not nil, receives the report of each [Fence.Raise], in its goroutine. It must not
+	// block.
 	Observe func(Report)
 
 	Log zerolog.Logger
 }
 
-// Report says how one [Fence.Raise] went.
+// Report describes one [Fence.Raise].
 type Report struct {
 	Term     election.Term
-	Begin    time.Duration // until the term was raised and everybody shut out
+	Begin    time.Duration // until the term was raised and everybody was shut out
 	Drain    time.Duration // until nothing old was left
 	Open     time.Duration // until the own role could log in
-	Ended    int           // sessions that were found and told to end
-	Starting int           // sessions that were starting when the drain began, and were waited for
-	Looks    int           // how often the drain looked
-	Attempts int           // how often begin was sent
-	Sealed   bool          // the secret had to be set twice, because sessions were left after begin
+	Ended    int           // sessions that were terminated
+	Starting int           // backends that were starting when the drain began, and were waited for
+	Looks    int           // rounds of the drain
+	Attempts int           // number of begin statements sent: 1 unless open found that something had changed
+	Stalled  int           // connections that were ended in the middle of their login
 	Err      error         // nil: the term is open
 }
 
-// Fence is a controller's side of the fence. Its methods may be called from any goroutine; Raise and Close are to be
-// called one at a time.
+// Bounds are the longest waits in [Fence.Raise] that the repository itself does not cause. A
+// repository that responds, and ends sessions when told to, is fenced within their sum plus a few
+// round trips, whatever the old program's host does.
+type Bounds struct {
+	Connection time.Duration // until a fresh connection replaces a warm one that died unnoticed
+	Starting   time.Duration // until clients that stopped in the middle of a login are ended, for both barriers
+}
+
+// Sum returns the total.
+func (b Bounds) Sum() time.Duration { return b.Connection + b.Starting }
+
+// RaiseBounds returns the bounds of every fence. A connection string with several hosts may add the
+// Connection bound once for each dead host.
+func RaiseBounds() Bounds {
+	return Bounds{Connection: hedgeAfter + connectTimeout, Starting: 2 * startingPatience}
+}
+
+// startingPatience is how long the barrier waits before it ends clients in the middle of a login.
+const startingPatience = 500 * time.Millisecond
+
+// Fence is a controller's side of the fence. Its methods are safe for concurrent use, except that
+// Raise and Close must be called one at a time.
 type Fence struct {
 	cfg      Config
 	link     *link
 	delivery *delivery
-	host     string
-	port     uint16
-	database string
 
 	mu      sync.Mutex
 	attempt map[election.Term]int64
+	hollow  error     // what Ready found wrong with the repository, apart from the state
+	judged  time.Time // when
+	fenced  bool      // this process has seen a term of the repository
+	doors   doors
 
-	looking    chan struct{} // has a token while a look is under way
+	looking    chan struct{} // holds a token while a background query runs
 	background sync.WaitGroup
 	stop       context.CancelFunc
 	lifetime   context.Context //nolint:containedctx // of statements that outlive the call that began them
 
-	// step, if not nil, is called before each step of Raise; an error ends it there. For tests.
+	// step, if not nil, is called before each step of Raise, and its error ends Raise there. For
+	// tests.
 	step func(name string) error
+}
+
+// DefaultGiveUp is the usual [Config.GiveUp].
+const DefaultGiveUp = 30 * time.Second
+
+// Validate reports what is wrong with c, in a line for each key of the configuration file. It reads
+// no file; [NewFence] also reads the template.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.Cluster == "" {
+		errs = append(errs, errors.New("cluster: it is missing"))
+	}
+	if c.Controller == "" {
+		errs = append(errs, errors.New("name: it is missing"))
+	}
+	if c.Role == "" {
+		errs = append(errs, errors.New("repository.role: it is missing: the login role of this controller's program"))
+	}
+	if c.GiveUp < 0 {
+		errs = append(errs, fmt.Errorf("repository.give_up: %v is less than zero", c.GiveUp))
+	}
+	return errors.Join(append(errs, c.Secret.Validate())...)
 }
 
 // NewFence checks the configuration. It does not connect.
 func NewFence(cfg Config) (*Fence, error) {
-	switch {
-	case cfg.Cluster == "":
-		return nil, errors.New("cannot use the repository: no cluster")
-	case cfg.Controller == "":
-		return nil, errors.New("cannot use the repository: no controller name")
-	case cfg.Role == "":
-		return nil, errors.New("cannot use the repository: repository.role is not set; it is the login of the controller's program")
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
 	if cfg.Statement == 0 {
 		cfg.Statement = 10 * time.Second
@@ -89,31 +137,38 @@ func NewFence(cfg Config) (*Fence, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := parse(cfg.DSN, cfg.Statement)
-	if err != nil {
-		return nil, err
+	refuse := func(conn *pgx.ConnConfig) error {
+		if conn.User == cfg.Role {
+			return errors.New("cannot use the repository: the sidecar logs in with the role of the controller's program; it needs a login of its own")
+		}
+		return nil
 	}
-	if conn.User == cfg.Role {
-		return nil, fmt.Errorf("cannot use the repository: the sidecar logs in as %q, which is the role of the controller's program; it needs a login of its own", cfg.Role)
+	source, err := newSource(cfg.DSN, cfg.ReadDSN, cfg.Statement, refuse, cfg.Log)
+	if err != nil {
+		return nil, fmt.Errorf("repository.dsn_file: %w", err)
 	}
 	lifetime, stop := context.WithCancel(context.Background())
 	return &Fence{
-		cfg: cfg, link: newLink(conn), delivery: delivery, host: conn.Host, port: conn.Port, database: conn.Database,
+		cfg: cfg, link: newLink(source), delivery: delivery,
 		attempt: map[election.Term]int64{}, looking: make(chan struct{}, 1), lifetime: lifetime, stop: stop,
 	}, nil
 }
 
-// Raise makes term the only one that can use the repository, and hands its secret to the program. After it has
-// returned without an error, no statement of an older term commits any more. It returns what to add to the program's environment.
+// Raise makes term the only one that can use the repository, and delivers its secret to the
+// program. Once it has returned nil, no statement of an older term commits. It returns what to add
+// to the program's environment.
 //
-// It goes on until ctx ends if the repository can't be reached. It can be repeated after any error, with the same or a
-// higher term; after an error nobody can log in, or the state is as it was before. An error that has the method
-// RepositoryTerm means that the repository is ahead; see [AheadError].
+// While the repository is unreachable it retries until ctx ends. After any error it can be repeated
+// with the same or a higher term; after an error nobody can log in, or the state is unchanged. An
+// error with the method RepositoryTerm means that the repository is ahead; see [AheadError].
 func (f *Fence) Raise(ctx context.Context, term election.Term) (env []string, err error) {
 	report := Report{Term: term}
 	defer func() {
 		report.Err = err
 		f.log(report)
+		if err == nil {
+			f.remember()
+		}
 		if f.cfg.Observe != nil {
 			f.cfg.Observe(report)
 		}
@@ -126,20 +181,21 @@ func (f *Fence) Raise(ctx context.Context, term election.Term) (env []string, er
 		if err == nil || errors.Is(err, ErrTerm) {
 			return env, err
 		}
-		if hopeless(err) || errors.Is(err, errShutdown) || errors.Is(err, errAbandoned) || ctx.Err() != nil {
+		if f.hopeless(err) || errors.Is(err, errShutdown) || errors.Is(err, errAbandoned) || ctx.Err() != nil {
 			return nil, fmt.Errorf("cannot fence the repository for term %d: %w%s", term, err, advice(err))
 		}
-		f.cfg.Log.Warn().Err(err).Uint64("term", uint64(term)).Msg("the fence is not raised yet; trying again")
+		f.cfg.Log.Warn().Err(err).Uint64("term", uint64(term)).Msg("cannot fence the repository yet; retrying")
 		if sleep(ctx, wait) != nil {
 			return nil, fmt.Errorf("cannot fence the repository for term %d: %w%s", term, err, advice(err))
 		}
 	}
 }
 
-// errAbandoned is in the errors of steps that a test made fail.
+// errAbandoned marks steps that a test made fail.
 var errAbandoned = errors.New("abandoned")
 
-// raise goes through the steps once.
+// raise takes all steps once. If open refuses because something has changed since begin, all of them
+// must be taken again, as another attempt: an open of this one that arrives late is refused.
 func (f *Fence) raise(ctx context.Context, term election.Term, report *Report) ([]string, error) {
 	secret := newSecret()
 	proof, err := verifier(secret)
@@ -147,39 +203,26 @@ func (f *Fence) raise(ctx context.Context, term election.Term, report *Report) (
 		return nil, err
 	}
 
-	start := time.Now()
+	begun := time.Now()
 	attempt, ended, err := f.begin(ctx, term, proof, report)
 	if err != nil {
 		return nil, err
 	}
 	report.Ended += ended
-	report.Begin = time.Since(start)
+	report.Begin = time.Since(begun)
 
-	start = time.Now()
-	if err := f.clear(ctx, term, attempt, proof, report); err != nil {
-		return nil, err
+	start, before := time.Now(), report.Ended
+	if err := f.drain(ctx, term, attempt, report); err != nil {
+		return nil, definitive(err, term)
 	}
 	report.Drain = time.Since(start)
 
 	start = time.Now()
-	if err := f.at("deliver"); err != nil {
-		return nil, err
-	}
-	env, err := f.delivery.deliver(values{
-		Secret: secret, Role: f.cfg.Role, Cluster: f.cfg.Cluster, Controller: f.cfg.Controller,
-		Host: f.host, Port: f.port, Database: f.database, Term: term,
-	})
+	env, err := f.deliver(term, secret)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.at("open"); err != nil {
-		return nil, err
-	}
-	err = f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "SELECT tanist.open($1, $2, $3, $4)", f.cfg.Cluster, int64(term), attempt, report.Ended-ended)
-		return err
-	})
-	if err != nil {
+	if err := f.open(ctx, term, attempt, report.Ended-before, proof); err != nil {
 		return nil, definitive(err, term)
 	}
 	if err := f.at("opened"); err != nil {
@@ -189,7 +232,35 @@ func (f *Fence) raise(ctx context.Context, term election.Term, report *Report) (
 	return env, nil
 }
 
-// begin raises the term. Attempts of one term are numbered, so that one that was given up and arrives late does not undo a later one.
+// deliver hands the secret of a term to the program.
+func (f *Fence) deliver(term election.Term, secret string) ([]string, error) {
+	if err := f.at("deliver"); err != nil {
+		return nil, err
+	}
+	conn := f.link.source.config()
+	env, err := f.delivery.deliver(values{
+		Secret: secret, Role: f.cfg.Role, Cluster: f.cfg.Cluster, Controller: f.cfg.Controller,
+		Host: conn.Host, Port: conn.Port, Database: conn.Database, Term: term,
+	})
+	if env == nil {
+		env = []string{}
+	}
+	return env, err
+}
+
+// open lets the program in, provided that nothing has changed since begin.
+func (f *Fence) open(ctx context.Context, term election.Term, attempt int64, ended int, proof string) error {
+	if err := f.at("open"); err != nil {
+		return err
+	}
+	return f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "SELECT tanist.open($1, $2, $3, $4, $5)", f.cfg.Cluster, int64(term), attempt, ended, proof)
+		return err
+	})
+}
+
+// begin raises the term. It numbers the attempts of one term, so that an abandoned attempt that
+// arrives late does not undo a later one.
 func (f *Fence) begin(ctx context.Context, term election.Term, proof string, report *Report) (attempt int64, ended int, err error) {
 	f.mu.Lock()
 	for old := range f.attempt {
@@ -205,11 +276,10 @@ func (f *Fence) begin(ctx context.Context, term election.Term, proof string, rep
 			return 0, 0, err
 		}
 		report.Attempts++
-		err = f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, "SELECT tanist.begin($1, $2, $3, $4)", f.cfg.Cluster, int64(term), attempt, proof).Scan(&ended)
-		})
+		ended, err = f.callBegin(ctx, term, attempt, proof)
 		if code, d := refusal(err); code == stateOvertaken && d.Attempt >= attempt {
-			// By ourselves: a begin whose reply was lost, or an earlier start of this sidecar that held the same lease.
+			// We raised it: the reply to a begin was lost, or an earlier run of this sidecar held
+			// the same lease.
 			attempt = d.Attempt + 1
 			f.mu.Lock()
 			f.attempt[term] = attempt
@@ -223,63 +293,74 @@ func (f *Fence) begin(ctx context.Context, term election.Term, proof string, rep
 	}
 }
 
-// clear waits until nothing old is left. If sessions were found after begin, one of them may have changed the password of its
-// role: the secret is set again. From then on nobody is there who could, so one more barrier is enough.
-func (f *Fence) clear(ctx context.Context, term election.Term, attempt int64, proof string, report *Report) error {
-	found, err := f.drain(ctx, term, attempt, report)
-	if err != nil || !found {
-		return definitive(err, term)
-	}
-	if err := f.at("seal"); err != nil {
-		return err
-	}
-	report.Sealed = true
-	err = f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "SELECT tanist.seal($1, $2, $3, $4)", f.cfg.Cluster, int64(term), attempt, proof)
-		return err
+// callBegin and callDrain have what they send as arguments, because a statement that was overtaken by
+// another may be sent after they have returned.
+func (f *Fence) callBegin(ctx context.Context, term election.Term, attempt int64, proof string) (ended int, err error) {
+	return ask(ctx, f.link, func(ctx context.Context, conn *pgx.Conn) (n int, err error) {
+		err = conn.QueryRow(ctx, "SELECT tanist.begin($1, $2, $3, $4)", f.cfg.Cluster, int64(term), attempt, proof).Scan(&n)
+		return n, err
 	})
-	if err == nil {
-		_, err = f.drain(ctx, term, attempt, report)
-	}
-	return definitive(err, term)
 }
 
-// drain returns when nothing old is left, and whether there were sessions after begin.
-func (f *Fence) drain(ctx context.Context, term election.Term, attempt int64, report *Report) (found bool, err error) {
+func (f *Fence) callDrain(ctx context.Context, term election.Term, attempt int64, pending []string, last, end bool) (look, error) {
+	return ask(ctx, f.link, func(ctx context.Context, conn *pgx.Conn) (l look, err error) {
+		err = conn.QueryRow(ctx, "SELECT sessions, pending, last, ended, stuck FROM tanist.drain($1, $2, $3, $4, $5, $6)",
+			f.cfg.Cluster, int64(term), attempt, pending, last, end).Scan(&l.sessions, &l.pending, &l.last, &l.ended, &l.stuck)
+		return l, err
+	})
+}
+
+// look is the result of one call of tanist.drain.
+type look struct {
+	sessions int
+	pending  []string // backends that are still starting
+	last     bool     // nothing of the last term is left; these began before that
+	ended    int      // of those, told to end
+	stuck    bool     // the server can't end them
+}
+
+// drain returns when nothing old is left: no session, and no login that began while there was one.
+func (f *Fence) drain(ctx context.Context, term election.Term, attempt int64, report *Report) error {
 	var pending []string // nil: the first look
+	last := false
+	listed := time.Now() // when the present pass began
 	for first := true; ; first = false {
 		if err := f.at("drain"); err != nil {
-			return false, err
+			return err
 		}
-		var sessions int
-		var left []string
-		err := f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, "SELECT sessions, pending FROM tanist.drain($1, $2, $3, $4)", f.cfg.Cluster, int64(term), attempt, pending).
-				Scan(&sessions, &left)
-		})
+		end := time.Since(listed) >= startingPatience
+		found, err := f.callDrain(ctx, term, attempt, pending, last, end)
 		if err != nil {
-			return false, err
+			return err
 		}
 		report.Looks++
 		if first {
-			report.Starting += len(left)
-			report.Ended += sessions
+			report.Ended += found.sessions
 		}
-		// A backend that was starting may have become a session of a controller and be gone between two looks.
-		found = found || sessions > 0 || len(left) > 0
-		if sessions == 0 && len(left) == 0 {
-			return found, nil
+		if first || found.last && !last {
+			report.Starting += len(found.pending)
 		}
-		if pending = left; pending == nil {
+		report.Stalled = max(report.Stalled, found.ended)
+		if found.sessions == 0 && len(found.pending) == 0 {
+			return nil
+		}
+		if found.last && !last {
+			last, listed = true, time.Now()
+		}
+		if pending = found.pending; pending == nil {
 			pending = []string{}
 		}
 		if err := sleep(ctx, f.cfg.Poll); err != nil {
-			return false, fmt.Errorf("%d sessions of older terms have not ended and %d connections are still being authenticated: %w", sessions, len(left), err)
+			why := ""
+			if found.stuck {
+				why = ", which can't be ended here (see tanist repository check)"
+			}
+			return fmt.Errorf("%d sessions of older terms have not ended and %d connections are still being authenticated%s: %w", found.sessions, len(found.pending), why, err)
 		}
 	}
 }
 
-// at is where a test may end a Raise.
+// at is the point where a test may end a Raise.
 func (f *Fence) at(step string) error {
 	if f.step == nil {
 		return nil
@@ -293,27 +374,27 @@ func (f *Fence) at(step string) error {
 func (f *Fence) log(r Report) {
 	switch {
 	case r.Err == nil:
-		f.cfg.Log.Info().Uint64("term", uint64(r.Term)).Dur("begin", r.Begin).Dur("drain", r.Drain).Dur("open", r.Open).
-			Int("sessions_ended", r.Ended).Int("sessions_starting", r.Starting).Msg("the repository is open for this term only")
+		f.cfg.Log.Info().Uint64("term", uint64(r.Term)).Dur("begin_ms", r.Begin).Dur("drain_ms", r.Drain).Dur("open_ms", r.Open).
+			Int("sessions_ended", r.Ended).Int("sessions_starting", r.Starting).Int("logins_ended", r.Stalled).Msg("fenced the repository")
 	case errors.Is(r.Err, ErrTerm):
 		f.cfg.Log.Error().Uint64("term", uint64(r.Term)).Err(r.Err).Msg("the repository refused the term")
 	default:
-		f.cfg.Log.Error().Uint64("term", uint64(r.Term)).Err(r.Err).Msg("the fence could not be raised; nobody is let in for this term")
+		f.cfg.Log.Error().Uint64("term", uint64(r.Term)).Err(r.Err).Msg("cannot fence the repository; it stays closed")
 	}
 }
 
-// Close shuts the program's role out of the repository, at the end of the reign of term: the next one then finds
-// nothing to wait for. If a later term has begun, nothing is left to do, and that is no error.
+// Close shuts the program's role out of the repository at the end of the reign of term, so that the
+// next reign finds nothing to wait for. If a later term has begun, it does nothing and returns nil.
 func (f *Fence) Close(ctx context.Context, term election.Term) error {
-	var closed bool
-	err := f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, "SELECT tanist.close($1, $2)", f.cfg.Cluster, int64(term)).Scan(&closed)
+	closed, err := ask(ctx, f.link, func(ctx context.Context, conn *pgx.Conn) (closed bool, err error) {
+		err = conn.QueryRow(ctx, "SELECT tanist.close($1, $2)", f.cfg.Cluster, int64(term)).Scan(&closed)
+		return closed, err
 	})
 	if err != nil {
 		return fmt.Errorf("cannot close term %d at the repository: %w%s", term, err, advice(err))
 	}
 	if closed {
-		f.cfg.Log.Info().Uint64("term", uint64(term)).Msg("the repository is closed for this controller")
+		f.cfg.Log.Info().Uint64("term", uint64(term)).Msg("closed the repository")
 	}
 	return nil
 }
@@ -331,50 +412,66 @@ type state struct {
 	writable   bool
 }
 
-// revision is the version of the functions that this package needs.
-const revision = 1
+// revision is the version of the SQL functions that this package needs.
+const revision = 2
 
-// look asks for the state. The statement may outlive ctx: giving it up at once would cost the warm connection, which may not be to be
-// had again.
-func (f *Fence) look(ctx context.Context) (state, error) {
-	type answer struct {
-		s   state
-		err error
-	}
-	// One at a time: a repository that does not answer is not to be asked on ever more connections.
+// inBackground runs a query that may outlive ctx. Abandoning the query at once would cost the warm
+// connection, and a new one may be unavailable. At most one runs at a time, so that a repository
+// that does not respond does not accumulate connections.
+func inBackground[T any](ctx context.Context, f *Fence, question func(context.Context) (T, error)) (T, error) {
+	var none T
 	select {
 	case f.looking <- struct{}{}:
 	case <-ctx.Done():
-		return state{}, fmt.Errorf("cannot ask the repository: it has not answered the question before: %w", context.Cause(ctx))
+		return none, fmt.Errorf("cannot ask the repository: it has not answered the question before: %w", context.Cause(ctx))
 	}
-	done := make(chan answer, 1)
+	done := make(chan result[T], 1)
 	f.background.Go(func() {
 		defer func() { <-f.looking }()
 		ctx, cancel := context.WithTimeout(f.lifetime, f.cfg.Statement)
 		defer cancel()
-		var s state
-		err := f.link.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, "SELECT revision, controller, role, term, holder, phase, attempt, login, writable FROM tanist.assert($1)", f.cfg.Cluster).
-				Scan(&s.revision, &s.controller, &s.role, &s.term, &s.holder, &s.phase, &s.attempt, &s.login, &s.writable)
-		})
-		done <- answer{s, err}
+		value, err := question(ctx)
+		done <- result[T]{value: value, err: err}
 	})
 	select {
-	case a := <-done:
-		if a.err != nil {
-			return state{}, fmt.Errorf("cannot ask the repository: %w%s", a.err, advice(a.err))
+	case r := <-done:
+		if r.err != nil {
+			return none, fmt.Errorf("cannot ask the repository: %w%s", r.err, advice(r.err))
 		}
-		return a.s, nil
+		return r.value, nil
 	case <-ctx.Done():
-		return state{}, fmt.Errorf("cannot ask the repository: no answer: %w", context.Cause(ctx))
+		return none, fmt.Errorf("cannot ask the repository: no answer: %w", context.Cause(ctx))
 	}
 }
 
-// Assert returns nil if the repository is open for term and this controller. [ErrTerm] is in the error if
-// the repository has said that it is not: an [*AheadError] or a [*LostError]. Any other error means that it could not be asked,
-// and says nothing about the term.
+// state queries the state.
+func (f *Fence) state(ctx context.Context) (state, error) {
+	s, err := ask(ctx, f.link, func(ctx context.Context, conn *pgx.Conn) (s state, err error) {
+		err = conn.QueryRow(ctx, "SELECT revision, controller, role, term, holder, phase, attempt, login, writable FROM tanist.assert($1)", f.cfg.Cluster).
+			Scan(&s.revision, &s.controller, &s.role, &s.term, &s.holder, &s.phase, &s.attempt, &s.login, &s.writable)
+		return s, err
+	})
+	if err == nil && s.term > 0 {
+		f.remember()
+	}
+	return s, err
+}
+
+// remember notes that the repository has had a term.
+func (f *Fence) remember() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fenced = true
+}
+
+// Assert returns nil if the repository is open for term and this controller. The error wraps
+// [ErrTerm] if the repository has answered that it is not: an [*AheadError] or a [*LostError]. Any
+// other error means that the query failed; it proves nothing about the term.
 func (f *Fence) Assert(ctx context.Context, term election.Term) error {
-	s, err := f.look(ctx)
+	s, err := inBackground(ctx, f, func(ctx context.Context) (state, error) {
+		f.link.renew(ctx)
+		return f.state(ctx)
+	})
 	if err != nil {
 		return err
 	}
@@ -386,6 +483,8 @@ func (f *Fence) Assert(ctx context.Context, term election.Term) error {
 	case theirs > term, theirs == term && holder != f.cfg.Controller:
 		return &AheadError{Mine: term, Theirs: theirs, Holder: holder, text: fmt.Sprintf(
 			"the repository is at term %d of %s; term %d of %s is over there", theirs, holder, term, f.cfg.Controller)}
+	case theirs == 0 && !f.wasFenced():
+		return fmt.Errorf("the repository was not fenced for term %d, which began before it was configured; the next term is", term)
 	case theirs < term:
 		return &LostError{Mine: term, Theirs: theirs, Phase: s.phase, text: fmt.Sprintf(
 			"the repository is back at term %d, before term %d: it was restored, or failed over to a standby that did not have the fence", theirs, term)}
@@ -396,18 +495,40 @@ func (f *Fence) Assert(ctx context.Context, term election.Term) error {
 	return nil
 }
 
-// Ready returns nil if this controller could raise its fence: the repository answers on the warm connection, it is writable, it knows
-// this controller, and its functions are those that this program needs. It makes the warm connection if there is
-// none, so it is to be called from time to time while passive.
+// wasFenced reports whether the repository has had a term as long as this process runs. A reign that
+// was taken up may be older than the repository's configuration: then there is nothing to have lost.
+func (f *Fence) wasFenced() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fenced
+}
+
+// Ready returns nil if this controller could raise its fence and the fence would hold: the
+// repository responds on the warm connection, is writable, knows this controller and has the
+// functions that this version needs, and [Check] finds nothing that makes the fence hollow. It
+// makes the warm connection if there is none, so callers should call it periodically while passive.
 func (f *Fence) Ready(ctx context.Context) error {
-	s, err := f.look(ctx)
+	_, err := inBackground(ctx, f, func(ctx context.Context) (struct{}, error) {
+		f.link.renew(ctx)
+		s, err := f.state(ctx)
+		if err == nil {
+			err = f.fits(s)
+		}
+		if err == nil {
+			err = f.judge(ctx)
+		}
+		return struct{}{}, err
+	})
+	return err
+}
+
+// fits returns what is wrong with a state.
+func (f *Fence) fits(s state) error {
 	switch {
-	case err != nil:
-		return err
 	case s.revision != revision:
 		return fmt.Errorf(`the repository has revision %d of the fence, this program needs %d; run "tanist repository init"`, s.revision, revision)
 	case s.controller != f.cfg.Controller:
-		return fmt.Errorf("the sidecar's login stands for controller %s in the repository, not for %s; check repository.dsn_file", s.controller, f.cfg.Controller)
+		return fmt.Errorf("the sidecar's login belongs to controller %s in the repository, not to %s: check repository.dsn_file", s.controller, f.cfg.Controller)
 	case s.role != f.cfg.Role:
 		return fmt.Errorf("controller %s has the role %s in the repository, not %s; check repository.role", s.controller, s.role, f.cfg.Role)
 	case s.login == nil:
@@ -418,8 +539,41 @@ func (f *Fence) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Shutdown closes the warm connection and returns when nothing of the fence runs any more. What is open stays open. It
-// may be called again.
+// judgeEvery is the interval at which [Fence.Ready] evaluates the conditions while they hold. Only
+// an operator changes them.
+const judgeEvery = 5 * time.Second
+
+// judge returns the condition that does not hold. A standby is no reason to refuse a takeover: the
+// risk is its promotion.
+func (f *Fence) judge(ctx context.Context) error {
+	f.mu.Lock()
+	fresh := f.hollow == nil && !f.judged.IsZero() && time.Since(f.judged) < judgeEvery
+	f.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	findings, err := ask(ctx, f.link, func(ctx context.Context, conn *pgx.Conn) ([]Finding, error) {
+		return conditions(ctx, conn, f.cfg.Cluster, f.cfg.GiveUp)
+	})
+	if err != nil {
+		return err
+	}
+	f.knocked(ctx)
+	var errs []error
+	for _, finding := range append(findings, f.doors.found()...) {
+		if finding.Severity == Refuse && finding.Code != "async-standby" {
+			errs = append(errs, fmt.Errorf("%s; %s", finding.Text, finding.Do))
+		}
+	}
+	err = errors.Join(errs...)
+	f.mu.Lock()
+	f.hollow, f.judged = err, time.Now()
+	f.mu.Unlock()
+	return err
+}
+
+// Shutdown closes the warm connection and returns once nothing of the fence runs. An open term
+// stays open. It may be called again.
 func (f *Fence) Shutdown() {
 	f.stop()
 	f.link.shutdown()

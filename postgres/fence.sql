@@ -1,9 +1,12 @@
--- The fence of the metadata repository. Everything is owned by tanist_owner, which nobody can log in as. Sidecars may
--- execute begin, drain, seal, open, close, assert, inspect and standbys, and nothing else. Every function finds out by
--- itself for whom it works: session_user is the login, and tanist.controller says whose login that is.
+-- The fence of the metadata repository. tanist_owner owns everything here, and nobody can log in as
+-- it. Sidecars may execute begin, drain, open, close, assert, conditions and paths, and nothing else.
+-- Every function determines its caller itself: session_user is the login, and tanist.controller maps
+-- it to a controller.
 --
--- SQLSTATEs: TN001 the repository is at this or a higher term of another; TN002 an attempt that was overtaken by a
--- later one of the same holder; TN003 not in the state that this step needs; TN004 this login has no controller here.
+-- SQLSTATEs: TN001 another holds this or a higher term; TN002 a later attempt of the same holder
+-- replaced this one; TN003 not in the state that this step needs; TN004 this login has no
+-- controller here; TN005 something has changed or come back since begin, so begin again; TN006 the
+-- fence would not hold here.
 
 CREATE TABLE IF NOT EXISTS tanist.fence (
     cluster text PRIMARY KEY,
@@ -12,6 +15,10 @@ CREATE TABLE IF NOT EXISTS tanist.fence (
     attempt bigint NOT NULL DEFAULT 0,
     phase   text NOT NULL DEFAULT 'closed' CHECK (phase IN ('closed', 'fencing', 'open'))
 );
+ALTER TABLE tanist.fence
+    ADD COLUMN IF NOT EXISTS seal     text,                        -- digest of the current attempt's verifier
+    ADD COLUMN IF NOT EXISTS app_role name,                        -- owner of the program's objects, if there is one
+    ADD COLUMN IF NOT EXISTS allowed  text[] NOT NULL DEFAULT '{}'; -- conditions that the operator waived at init
 
 CREATE TABLE IF NOT EXISTS tanist.controller (
     cluster text NOT NULL REFERENCES tanist.fence,
@@ -22,8 +29,20 @@ CREATE TABLE IF NOT EXISTS tanist.controller (
     UNIQUE (cluster, sidecar)
 );
 
--- One row for each term that was begun. The transaction ids allow an audit against the write-ahead log: a row that was
--- written by an older term than N has a commit record before that of opened_xid of N.
+-- Every role that the fence shuts out, by oid because names change: the programs' logins, their
+-- former logins, and the logins that an operator shut out for good (program = false). A row
+-- outlives a change of the controller's role and of the role's name.
+CREATE TABLE IF NOT EXISTS tanist.bound (
+    cluster   text NOT NULL REFERENCES tanist.fence,
+    id        oid NOT NULL,
+    role      name NOT NULL,               -- its name when it was bound
+    program   boolean NOT NULL,
+    could_log_in boolean NOT NULL DEFAULT false, -- before it was bound
+    PRIMARY KEY (cluster, id)
+);
+
+-- One row per term that was begun. The transaction ids allow an audit against the write-ahead log:
+-- every row that a term older than N wrote has a commit record before that of opened_xid of N.
 CREATE TABLE IF NOT EXISTS tanist.history (
     cluster    text NOT NULL REFERENCES tanist.fence,
     term       bigint NOT NULL,
@@ -37,7 +56,7 @@ CREATE TABLE IF NOT EXISTS tanist.history (
     PRIMARY KEY (cluster, term)
 );
 
--- me returns the controller that the session's login stands for.
+-- me returns the controller of the session's login.
 CREATE OR REPLACE FUNCTION tanist.me(_cluster text) RETURNS tanist.controller
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
@@ -45,29 +64,103 @@ DECLARE
 BEGIN
     SELECT * INTO c FROM tanist.controller WHERE cluster = _cluster AND sidecar = session_user;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'login % stands for no controller of cluster %', session_user, _cluster
+        RAISE EXCEPTION 'login % belongs to no controller of cluster %', session_user, _cluster
             USING ERRCODE = 'TN004', HINT = 'Run "tanist repository init" with this controller and this login.';
     END IF;
     RETURN c;
 END $fn$;
 
--- terminate ends the sessions of all controllers of the cluster, except those of nobody. It does not wait.
+-- sessions returns the sessions that must be gone before a term is opened: those of every role that
+-- is or was bound, and those whose role no longer exists, because their owner is unknown.
+CREATE OR REPLACE FUNCTION tanist.sessions(_cluster text) RETURNS SETOF int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+    -- The view is cached for the transaction, and an earlier snapshot would be useless.
+    PERFORM pg_stat_clear_snapshot();
+    RETURN QUERY
+    SELECT a.pid
+      FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+     WHERE a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
+       AND (r.oid IS NULL
+            OR EXISTS (SELECT FROM tanist.bound b WHERE b.cluster = _cluster AND b.id = a.usesysid)
+            OR EXISTS (SELECT FROM tanist.controller c WHERE c.cluster = _cluster AND c.role = r.rolname));
+END $fn$;
+
+-- terminate ends those sessions and does not wait.
 CREATE OR REPLACE FUNCTION tanist.terminate(_cluster text) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
     n int;
 BEGIN
-    PERFORM pg_stat_clear_snapshot();
-    SELECT count(pg_terminate_backend(a.pid)) INTO n
-      FROM pg_stat_activity a
-      JOIN pg_roles r ON r.oid = a.usesysid
-      JOIN tanist.controller c ON c.role = r.rolname
-     WHERE c.cluster = _cluster;
+    SELECT count(pg_terminate_backend(pid)) INTO n FROM tanist.sessions(_cluster) pid;
     RETURN n;
 END $fn$;
 
--- durable makes this session's commits wait for the disk (and a synchronous standby), whatever the server's default: a
--- fence that a crash could undo is none.
+-- alter changes a role that the role's own sessions may be changing at the same moment. Such a
+-- session makes the statement wait and then fail with "tuple concurrently updated". So the sessions
+-- are ended and the statement is repeated here, where that takes microseconds. The client would
+-- lose the race repeatedly.
+CREATE OR REPLACE FUNCTION tanist.alter(_cluster text, _role name, _change text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $fn$
+DECLARE
+    give_up timestamptz := clock_timestamp() + interval '3s';
+BEGIN
+    LOOP
+        BEGIN
+            EXECUTE format('ALTER ROLE %I ', _role) || _change;
+            RETURN;
+        EXCEPTION WHEN internal_error OR lock_not_available THEN
+            IF clock_timestamp() > give_up THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM tanist.terminate(_cluster);
+    END LOOP;
+END $fn$;
+
+-- bind adds the controllers' current roles to tanist.bound.
+CREATE OR REPLACE FUNCTION tanist.bind(_cluster text) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+    INSERT INTO tanist.bound (cluster, id, role, program)
+    SELECT c.cluster, r.oid, c.role, true FROM tanist.controller c JOIN pg_roles r ON r.rolname = c.role WHERE c.cluster = _cluster
+    ON CONFLICT (cluster, id) DO UPDATE SET program = true;
+$fn$;
+
+-- shut sets NOLOGIN on every bound role, and removes the secret of every program's role except
+-- _own, which gets _verifier. A role that the operator shut out keeps its password, so that it can
+-- be given back.
+DROP FUNCTION IF EXISTS tanist.shut(text, name, text, boolean);
+CREATE OR REPLACE FUNCTION tanist.shut(_cluster text, _own name, _verifier text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+    r record;
+BEGIN
+    PERFORM tanist.bind(_cluster);
+    FOR r IN SELECT o.rolname, o.rolcanlogin, b.program FROM tanist.bound b JOIN pg_roles o ON o.oid = b.id
+              WHERE b.cluster = _cluster ORDER BY o.rolname
+    LOOP
+        IF r.rolname = _own THEN
+            PERFORM tanist.alter(_cluster, r.rolname, format('NOLOGIN PASSWORD %L', _verifier));
+        ELSIF r.program THEN
+            PERFORM tanist.alter(_cluster, r.rolname, 'NOLOGIN PASSWORD NULL');
+        ELSIF r.rolcanlogin THEN
+            PERFORM tanist.alter(_cluster, r.rolname, 'NOLOGIN');
+        END IF;
+    END LOOP;
+END $fn$;
+
+-- digest checks that its argument is a verifier, and returns what the fence stores of it.
+CREATE OR REPLACE FUNCTION tanist.digest(_verifier text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+    IF _verifier IS NULL OR _verifier !~ '^SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+$' THEN
+        RAISE EXCEPTION 'not a SCRAM-SHA-256 verifier' USING ERRCODE = '22023';
+    END IF;
+    RETURN encode(sha256(convert_to(_verifier, 'UTF8')), 'hex');
+END $fn$;
+
+-- durable makes this session's commits wait for the disk (and a synchronous standby), whatever the
+-- server's default: a crash must not undo a fence.
 CREATE OR REPLACE FUNCTION tanist.durable() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 BEGIN
@@ -76,7 +169,7 @@ BEGIN
     END IF;
 END $fn$;
 
--- locked returns the row of the fence, locked, if the caller holds _term by its attempt _attempt.
+-- locked locks and returns the row of the fence, if the caller holds _term by its attempt _attempt.
 CREATE OR REPLACE FUNCTION tanist.locked(_cluster text, _term bigint, _attempt bigint, _name text) RETURNS tanist.fence
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
@@ -89,7 +182,7 @@ BEGIN
             USING ERRCODE = 'TN003', DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
     END IF;
     IF f.attempt <> _attempt THEN
-        RAISE EXCEPTION 'attempt % of term % is not the present one, %', _attempt, _term, f.attempt
+        RAISE EXCEPTION 'attempt % of term % is not the current one, %', _attempt, _term, f.attempt
             USING ERRCODE = 'TN002', DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
     END IF;
     RETURN f;
@@ -105,38 +198,36 @@ BEGIN
     END IF;
 END $fn$;
 
--- begin raises the term by compare and shuts everybody out, in one commit: no controller may log in, the secrets of
--- all the others are void, and the secret of the new term (its verifier) is in place before the barrier of drain, so
--- that nobody can be half-way through a log-in with an older one when the role is opened. It returns how many
--- sessions were told to end.
+-- begin raises the term by compare and shuts all bound roles out, in one commit: none may log in,
+-- and the secrets of all others are void. The new term's secret (its verifier) is set before
+-- drain's barrier, so that no login that began with an older secret can complete when the role is
+-- opened. It returns how many sessions were told to end. Repeating begin with the same attempt and
+-- verifier changes nothing, so it may be sent on two connections and arrive at any time.
 CREATE OR REPLACE FUNCTION tanist.begin(_cluster text, _term bigint, _attempt bigint, _verifier text) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
 DECLARE
-    me tanist.controller := tanist.me(_cluster);
-    f  tanist.fence;
-    c  tanist.controller;
-    n  int;
+    me    tanist.controller := tanist.me(_cluster);
+    proof text := tanist.digest(_verifier);
+    f     tanist.fence;
+    n     int;
 BEGIN
-    IF _verifier !~ '^SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+$' THEN
-        RAISE EXCEPTION 'not a SCRAM-SHA-256 verifier' USING ERRCODE = '22023';
-    END IF;
     PERFORM tanist.durable();
     SELECT * INTO f FROM tanist.fence WHERE cluster = _cluster FOR UPDATE;
     PERFORM tanist.compare(f, _term, me.name);
+    IF f.term = _term AND f.attempt = _attempt AND f.seal = proof THEN
+        RETURN 0;
+    END IF;
     IF f.term = _term AND f.attempt >= _attempt THEN
-        RAISE EXCEPTION 'attempt % of term % was overtaken by attempt %', _attempt, _term, f.attempt
+        RAISE EXCEPTION 'attempt % of term % was replaced by attempt %', _attempt, _term, f.attempt
             USING ERRCODE = 'TN002', DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
     END IF;
-    -- A session that has changed its own role and not committed would make the next statements wait.
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = me.role) THEN
+        RAISE EXCEPTION 'the role % does not exist', me.role USING ERRCODE = '42704';
+    END IF;
+    -- An uncommitted change that a session made to its own role would block the next statements.
     n := tanist.terminate(_cluster);
-    FOR c IN SELECT * FROM tanist.controller WHERE cluster = _cluster ORDER BY role LOOP
-        IF c.name = me.name THEN
-            EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD %L', c.role, _verifier);
-        ELSE
-            EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', c.role);
-        END IF;
-    END LOOP;
-    UPDATE tanist.fence SET term = _term, holder = me.name, attempt = _attempt, phase = 'fencing' WHERE cluster = _cluster;
+    PERFORM tanist.shut(_cluster, me.role, _verifier);
+    UPDATE tanist.fence SET term = _term, holder = me.name, attempt = _attempt, seal = proof, phase = 'fencing' WHERE cluster = _cluster;
     INSERT INTO tanist.history AS h (cluster, term, controller, begun_at, begun_xid, sessions)
     VALUES (_cluster, _term, me.name, clock_timestamp(), pg_current_xact_id(), n)
     ON CONFLICT (cluster, term) DO UPDATE SET controller = excluded.controller, begun_at = excluded.begun_at,
@@ -144,17 +235,26 @@ BEGIN
     RETURN n;
 END $fn$;
 
--- drain is called again and again after begin has committed, until it returns no sessions and no pending. A backend
--- that is still starting has perhaps passed the check of LOGIN long ago and is not in pg_stat_activity yet; but
--- it has held a virtual transaction since before that check. So: the virtual transactions FIRST, the sessions
--- SECOND. _pending is NULL in the first call, and what the call before returned in the next ones.
-CREATE OR REPLACE FUNCTION tanist.drain(_cluster text, _term bigint, _attempt bigint, _pending text[],
-    OUT sessions int, OUT pending text[])
+-- drain is called repeatedly after begin has committed, until it returns no sessions and no
+-- pending. A starting backend may have passed the check of LOGIN before begin without being in
+-- pg_stat_activity yet, but it has held a virtual transaction since before that check. So it reads
+-- the virtual transactions FIRST, the sessions SECOND. Once nothing of that is left, nobody can
+-- change the password of a role any more, and it starts over: a login may have begun with a password
+-- that a dying session had set in the meantime. _pending and _last are the results of the previous
+-- call, at first NULL and false; last is true in the second pass. With _end, starting backends are
+-- ended, because a client may pause in the middle of its login for authentication_timeout, or longer
+-- with post_auth_delay. stuck reports that the server does not allow this.
+DROP FUNCTION IF EXISTS tanist.drain(text, bigint, bigint, text[]);
+DROP FUNCTION IF EXISTS tanist.drain(text, bigint, bigint, text[], boolean);
+CREATE OR REPLACE FUNCTION tanist.drain(_cluster text, _term bigint, _attempt bigint, _pending text[], _last boolean, _end boolean,
+    OUT sessions int, OUT pending text[], OUT last boolean, OUT ended int, OUT stuck boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
     me tanist.controller := tanist.me(_cluster);
     f  tanist.fence;
 BEGIN
+    ended := 0;
+    stuck := false;
     SELECT * INTO f FROM tanist.fence WHERE cluster = _cluster;
     PERFORM tanist.compare(f, _term, me.name);
     IF f.term <> _term OR f.phase <> 'fencing' OR f.attempt <> _attempt THEN
@@ -163,52 +263,46 @@ BEGIN
                   DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
     END IF;
 
-    SELECT coalesce(array_agg(l.pid || ':' || l.virtualxid), '{}') INTO pending
-      FROM pg_locks l
-     WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid();
-    IF _pending IS NOT NULL THEN
-        SELECT coalesce(array_agg(p), '{}') INTO pending FROM unnest(pending) p WHERE p = ANY (_pending);
+    last := _last;
+    pending := _pending;
+    LOOP
+        SELECT coalesce(array_agg(l.v), '{}') INTO pending
+          FROM (SELECT pid || ':' || virtualxid AS v FROM pg_locks
+                 WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()) l
+         WHERE pending IS NULL OR l.v = ANY (pending);
+        -- The view is cached for the transaction, and a snapshot from before the locks would be useless.
+        PERFORM pg_stat_clear_snapshot();
+        SELECT coalesce(array_agg(p), '{}') INTO pending
+          FROM unnest(pending) p
+         WHERE NOT EXISTS (
+            SELECT FROM pg_stat_activity a
+             WHERE a.pid = split_part(p, ':', 1)::int
+               -- Since PostgreSQL 18, a starting backend appears early, without its role.
+               AND (a.usesysid IS NOT NULL OR a.backend_type NOT IN ('client backend', 'walsender')));
+        sessions := tanist.terminate(_cluster);
+        EXIT WHEN last OR sessions > 0 OR pending <> '{}';
+        last := true;
+        pending := NULL;
+    END LOOP;
+    IF _end AND pending <> '{}' THEN
+        BEGIN
+            ended := tanist.end_starting(ARRAY(SELECT split_part(p, ':', 1)::int FROM unnest(pending) p));
+        EXCEPTION WHEN insufficient_privilege OR undefined_function THEN
+            stuck := true;
+        END;
     END IF;
-
-    -- The view is read once per transaction and then kept; what was read before the locks would be worth nothing.
-    PERFORM pg_stat_clear_snapshot();
-    SELECT coalesce(array_agg(p), '{}') INTO pending
-      FROM unnest(pending) p
-     WHERE NOT EXISTS (
-        SELECT FROM pg_stat_activity a
-         WHERE a.pid = split_part(p, ':', 1)::int
-           -- From PostgreSQL 18 on a starting backend shows up early, without its role.
-           AND (a.usesysid IS NOT NULL OR a.backend_type NOT IN ('client backend', 'walsender')));
-    SELECT count(pg_terminate_backend(a.pid)) INTO sessions
-      FROM pg_stat_activity a
-      JOIN pg_roles r ON r.oid = a.usesysid
-      JOIN tanist.controller c ON c.role = r.rolname
-     WHERE c.cluster = _cluster;
 END $fn$;
 
--- seal sets the secret of the term once more, after drain has found sessions and ended them: a role may change its own
--- password, and a dying session could have done that after begin. drain has to be passed again, from the start.
-CREATE OR REPLACE FUNCTION tanist.seal(_cluster text, _term bigint, _attempt bigint, _verifier text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
-DECLARE
-    me tanist.controller := tanist.me(_cluster);
-    f  tanist.fence;
-BEGIN
-    IF _verifier !~ '^SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+$' THEN
-        RAISE EXCEPTION 'not a SCRAM-SHA-256 verifier' USING ERRCODE = '22023';
-    END IF;
-    PERFORM tanist.durable();
-    f := tanist.locked(_cluster, _term, _attempt, me.name);
-    IF f.phase <> 'fencing' THEN
-        RAISE EXCEPTION 'term % is %, not fencing', _term, f.phase
-            USING ERRCODE = 'TN003', DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
-    END IF;
-    EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD %L', me.role, _verifier);
-END $fn$;
+DROP FUNCTION IF EXISTS tanist.seal(text, bigint, bigint, text);
 
--- open lets the holder's program log in. It is only to be called when drain has found nothing left; what can be seen of that
--- is checked once more.
-CREATE OR REPLACE FUNCTION tanist.open(_cluster text, _term bigint, _attempt bigint, _sessions int) RETURNS void
+-- open lets the holder's program log in. It may be called only after drain has found nothing left,
+-- and it checks again what can be checked: there is no session, and the role is as begin left it,
+-- shut and with the term's secret. A role may change its own password, so a dying session may have
+-- done it after begin. Then a login that began with the changed password may be under way, and
+-- setting the term's secret here would let it in. So the caller must begin again, as the next
+-- attempt, and this one's open is refused even if it arrives late.
+DROP FUNCTION IF EXISTS tanist.open(text, bigint, bigint, int);
+CREATE OR REPLACE FUNCTION tanist.open(_cluster text, _term bigint, _attempt bigint, _sessions int, _verifier text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
 DECLARE
     me tanist.controller := tanist.me(_cluster);
@@ -219,24 +313,28 @@ BEGIN
     IF f.phase = 'open' THEN
         RETURN; -- the reply to the first call was lost
     END IF;
-    PERFORM pg_stat_clear_snapshot();
-    IF f.phase <> 'fencing' OR EXISTS (
-        SELECT FROM pg_stat_activity a
-          JOIN pg_roles r ON r.oid = a.usesysid
-          JOIN tanist.controller c ON c.role = r.rolname
-         WHERE c.cluster = _cluster)
-    THEN
-        RAISE EXCEPTION 'term % is %, and not drained', _term, f.phase
+    IF f.phase <> 'fencing' OR f.seal IS DISTINCT FROM tanist.digest(_verifier) THEN
+        RAISE EXCEPTION 'term % is %, not fencing with this secret', _term, f.phase
             USING ERRCODE = 'TN003', DETAIL = json_build_object('term', f.term, 'holder', f.holder, 'phase', f.phase, 'attempt', f.attempt);
     END IF;
-    EXECUTE format('ALTER ROLE %I LOGIN', me.role);
+    IF EXISTS (SELECT FROM tanist.sessions(_cluster)) THEN
+        RAISE EXCEPTION 'a session that must be gone exists again' USING ERRCODE = 'TN005';
+    END IF;
+    IF EXISTS (SELECT FROM tanist.bound b JOIN pg_roles r ON r.oid = b.id WHERE b.cluster = _cluster AND r.rolcanlogin) THEN
+        RAISE EXCEPTION 'a role that was shut out may log in again' USING ERRCODE = 'TN005';
+    END IF;
+    -- The comparison comes second: from the change on, nobody else can alter the role.
+    PERFORM tanist.alter(_cluster, me.role, 'LOGIN');
+    IF NOT tanist.verifier_is(me.role, _verifier) THEN
+        RAISE EXCEPTION 'the password of % was changed after it was set for term %', me.role, _term USING ERRCODE = 'TN005';
+    END IF;
     UPDATE tanist.fence SET phase = 'open' WHERE cluster = _cluster;
     UPDATE tanist.history h SET opened_at = clock_timestamp(), opened_xid = pg_current_xact_id(), sessions = h.sessions + _sessions
      WHERE h.cluster = _cluster AND h.term = _term;
 END $fn$;
 
--- close shuts the holder's program out at the end of its reign. If another term has begun since, that has been done
--- already. It returns whether there was anything to close.
+-- close shuts the holder's program out at the end of its reign. If a later term has begun, that is
+-- already done. It returns whether there was anything to close.
 CREATE OR REPLACE FUNCTION tanist.close(_cluster text, _term bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
 DECLARE
@@ -249,21 +347,21 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM tanist.terminate(_cluster);
-    EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', me.role);
+    PERFORM tanist.shut(_cluster, NULL, NULL);
     UPDATE tanist.fence SET phase = 'closed' WHERE cluster = _cluster;
     UPDATE tanist.history SET closed_at = clock_timestamp() WHERE cluster = _cluster AND term = _term;
     RETURN true;
 END $fn$;
 
--- assert tells what the repository knows; the caller compares. It locks nothing and writes nothing. writable says
--- whether a fence could be raised here.
+-- assert reports the state of the repository, and the caller compares. It locks nothing and writes
+-- nothing. writable reports whether a fence could be raised here.
 CREATE OR REPLACE FUNCTION tanist.assert(_cluster text, OUT revision int, OUT controller text, OUT role text, OUT term bigint, OUT holder text,
     OUT phase text, OUT attempt bigint, OUT login boolean, OUT writable boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
     me tanist.controller := tanist.me(_cluster);
 BEGIN
-    revision := 1;
+    revision := 2;
     controller := me.name;
     role := me.role;
     SELECT f.term, f.holder, f.phase, f.attempt INTO term, holder, phase, attempt FROM tanist.fence f WHERE f.cluster = _cluster;
@@ -271,55 +369,11 @@ BEGIN
     writable := NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only') = 'off';
 END $fn$;
 
--- inspect tells what stands above the fence: for each login of the cluster, the rights by which it could get round it, of its own
--- or of a role that it can become.
-CREATE OR REPLACE FUNCTION tanist.inspect(_cluster text) RETURNS TABLE (controller text, program boolean, role name, present boolean,
-    connections int, above text[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = session_user AND rolsuper) THEN
-        PERFORM tanist.me(_cluster);
-    END IF;
-    RETURN QUERY
-    WITH RECURSIVE login AS (
-        SELECT c.name, true AS program, c.role FROM tanist.controller c WHERE c.cluster = _cluster
-        UNION ALL SELECT c.name, false, c.sidecar FROM tanist.controller c WHERE c.cluster = _cluster
-    ), reach AS (
-        SELECT l.role AS login, r.oid FROM login l JOIN pg_roles r ON r.rolname = l.role
-        UNION SELECT reach.login, m.roleid FROM reach JOIN pg_auth_members m ON m.member = reach.oid
-    )
-    SELECT l.name, l.program, l.role, r.oid IS NOT NULL, r.rolconnlimit, ARRAY(
-        SELECT v.what || CASE WHEN t.rolname = l.role THEN '' ELSE format(' (through %I)', t.rolname) END
-          FROM reach JOIN pg_roles t ON t.oid = reach.oid
-         CROSS JOIN LATERAL (VALUES
-            ('SUPERUSER', t.rolsuper),
-            ('CREATEROLE', t.rolcreaterole),
-            ('REPLICATION', t.rolreplication AND t.rolname = l.role),
-            ('BYPASSRLS and all data', t.rolname IN ('pg_write_all_data') AND NOT l.program),
-            ('programs and files of the server', t.rolname IN ('pg_execute_server_program', 'pg_write_server_files')),
-            ('the fence itself', t.rolname = 'tanist_owner' OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = 'tanist' AND n.nspowner = t.oid)),
-            ('the login of another', EXISTS (SELECT FROM login o WHERE o.role = t.rolname AND o.role <> l.role))
-          ) v (what, there)
-         WHERE reach.login = l.role AND v.there ORDER BY 1)
-      FROM login l LEFT JOIN pg_roles r ON r.rolname = l.role
-     ORDER BY l.name, l.program DESC;
-END $fn$;
-
--- standbys counts those that are receiving, and those of them for which commits do not wait.
-CREATE OR REPLACE FUNCTION tanist.standbys(_cluster text, OUT receiving int, OUT asynchronous int)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
-BEGIN
-    SELECT count(*), count(*) FILTER (WHERE s.sync_state = 'async') INTO receiving, asynchronous
-      FROM pg_stat_replication s LEFT JOIN pg_replication_slots l ON l.active_pid = s.pid
-     WHERE s.state IN ('catchup', 'streaming') AND l.slot_type IS DISTINCT FROM 'logical';
-END $fn$;
-
--- reset is for an operator who knows that no sidecar of the cluster runs: it shuts every controller out and sets the
--- term, downwards too. Nobody is granted it.
+-- reset is for an operator who knows that no sidecar of the cluster runs: it shuts every controller
+-- out and sets the term, even to a lower one. No role is granted it.
 CREATE OR REPLACE FUNCTION tanist.reset(_cluster text, _term bigint) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
 DECLARE
-    c tanist.controller;
     n int;
 BEGIN
     PERFORM tanist.durable();
@@ -328,13 +382,89 @@ BEGIN
         RAISE EXCEPTION 'there is no cluster %', _cluster USING ERRCODE = 'TN004';
     END IF;
     n := tanist.terminate(_cluster);
-    FOR c IN SELECT * FROM tanist.controller WHERE cluster = _cluster ORDER BY role LOOP
-        EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', c.role);
-    END LOOP;
-    UPDATE tanist.fence SET term = _term, holder = NULL, attempt = 0, phase = 'closed' WHERE cluster = _cluster;
+    PERFORM tanist.shut(_cluster, NULL, NULL);
+    UPDATE tanist.fence SET term = _term, holder = NULL, attempt = 0, seal = NULL, phase = 'closed' WHERE cluster = _cluster;
     DELETE FROM tanist.history WHERE cluster = _cluster AND term > _term;
     RETURN n;
 END $fn$;
 
-REVOKE ALL ON ALL TABLES IN SCHEMA tanist FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tanist FROM PUBLIC;
+-- enrol adds a controller or changes its logins. A former role stays bound, and settle shuts it
+-- out. This is refused while the controller's term is open, because it would end the program in the
+-- middle of its reign.
+CREATE OR REPLACE FUNCTION tanist.enrol(_cluster text, _name text, _role name, _sidecar name) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+    f   tanist.fence;
+    old name := (SELECT role FROM tanist.controller WHERE cluster = _cluster AND name = _name);
+BEGIN
+    SELECT * INTO f FROM tanist.fence WHERE cluster = _cluster FOR UPDATE;
+    IF old <> _role AND f.phase = 'open' AND f.holder = _name THEN
+        RAISE EXCEPTION 'controller % is active with the role %, term %: switch over before its role becomes %', _name, old, f.term, _role
+            USING ERRCODE = 'TN006';
+    END IF;
+    INSERT INTO tanist.controller (cluster, name, role, sidecar) VALUES (_cluster, _name, _role, _sidecar)
+    ON CONFLICT (cluster, name) DO UPDATE SET role = excluded.role, sidecar = excluded.sidecar;
+END $fn$;
+
+-- cast_out binds a role that is not a controller's: it may no longer log in, and its sessions end.
+CREATE OR REPLACE FUNCTION tanist.cast_out(_cluster text, _role name) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = _role AND rolsuper) THEN
+        RAISE EXCEPTION '% is a superuser, and cannot be shut out: ALTER ROLE % NOSUPERUSER first', _role, quote_ident(_role) USING ERRCODE = 'TN006';
+    END IF;
+    INSERT INTO tanist.bound (cluster, id, role, program, could_log_in)
+    SELECT _cluster, oid, rolname, false, rolcanlogin FROM pg_roles WHERE rolname = _role
+    ON CONFLICT (cluster, id) DO NOTHING;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = _role) THEN
+        RAISE EXCEPTION 'the role % does not exist, so it cannot be shut out', _role USING ERRCODE = 'TN006';
+    END IF;
+END $fn$;
+
+-- settle is called when the roles exist. From here on, the login of a new controller, a former
+-- login and a role that was cast out cannot log in, and their sessions end. The role of the open
+-- term is not touched.
+CREATE OR REPLACE FUNCTION tanist.settle(_cluster text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+    own name := (SELECT c.role FROM tanist.fence f JOIN tanist.controller c ON c.cluster = f.cluster AND c.name = f.holder
+                  WHERE f.cluster = _cluster AND f.phase <> 'closed');
+    r   record;
+BEGIN
+    PERFORM tanist.bind(_cluster);
+    FOR r IN SELECT o.oid, o.rolname, o.rolcanlogin, b.program FROM tanist.bound b JOIN pg_roles o ON o.oid = b.id
+              WHERE b.cluster = _cluster AND o.rolname IS DISTINCT FROM own AND NOT o.rolsuper AND NOT o.rolreplication -- verify refuses those
+    LOOP
+        IF r.program THEN
+            PERFORM tanist.alter(_cluster, r.rolname, 'NOLOGIN PASSWORD NULL');
+        ELSIF r.rolcanlogin THEN
+            PERFORM tanist.alter(_cluster, r.rolname, 'NOLOGIN');
+        END IF;
+        PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid = r.oid AND a.pid <> pg_backend_pid();
+    END LOOP;
+END $fn$;
+
+-- remove removes a cluster from the fence: its controllers are shut out, and roles that were cast
+-- out may log in again.
+CREATE OR REPLACE FUNCTION tanist.remove(_cluster text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
+DECLARE
+    r record;
+BEGIN
+    PERFORM FROM tanist.fence WHERE cluster = _cluster FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no cluster %', _cluster USING ERRCODE = 'TN004';
+    END IF;
+    PERFORM tanist.terminate(_cluster);
+    PERFORM tanist.shut(_cluster, NULL, NULL);
+    FOR r IN SELECT o.rolname FROM tanist.bound b JOIN pg_roles o ON o.oid = b.id
+              WHERE b.cluster = _cluster AND NOT b.program AND b.could_log_in
+    LOOP
+        PERFORM tanist.alter(_cluster, r.rolname, 'LOGIN');
+    END LOOP;
+    DELETE FROM tanist.history WHERE cluster = _cluster;
+    DELETE FROM tanist.bound WHERE cluster = _cluster;
+    DELETE FROM tanist.controller WHERE cluster = _cluster;
+    DELETE FROM tanist.fence WHERE cluster = _cluster;
+END $fn$;
+

@@ -14,8 +14,9 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// BenchmarkRaise measures begin, drain and open with a server that waits for its disk, by the number of idle sessions of the old term.
-// Zero is a clean hand-over: the old program has ended and its sidecar has closed.
+// BenchmarkRaise measures begin, drain and open on a server that waits for its disk, by the number
+// of idle sessions of the old term. Zero is a clean handover: the old program has ended and its
+// sidecar has closed the fence.
 func BenchmarkRaise(b *testing.B) {
 	server, err := private.Start(b.Context(), private.Options{BinDir: os.Getenv("TANIST_PG_BINDIR"), Durable: true, Settings: map[string]string{"max_connections": "300"}})
 	if err != nil {

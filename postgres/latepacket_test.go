@@ -15,7 +15,8 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// lateWriter is the program of an old term, in a network namespace: it stops before its COMMIT until it is told.
+// lateWriter is the program of an old term, in a network namespace: it stops before its COMMIT
+// until it is told to continue.
 func lateWriter(dsn string) int {
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, dsn)
@@ -41,7 +42,7 @@ func lateWriter(dsn string) int {
 	select {}
 }
 
-// island is a network namespace behind one cable.
+// island is a network namespace with a single link.
 type island struct {
 	t    *testing.T
 	name string
@@ -65,7 +66,8 @@ func newIsland(t *testing.T) *island {
 	}
 	t.Cleanup(func() { i.run("ip", "netns", "del", i.name) })
 	i.run("ip", "link", "add", i.here, "type", "veth", "peer", "name", "eth0", "netns", i.name)
-	// Before the namespace, which the kernel takes apart later, the cable with it.
+	// Delete the link before the namespace: the kernel destroys the namespace later, and the link
+	// only with it.
 	t.Cleanup(func() { i.run("ip", "link", "del", i.here) })
 	i.run("ip", "addr", "add", i.ip+"/30", "dev", i.here)
 	i.run("ip", "link", "set", i.here, "up")
@@ -84,13 +86,13 @@ func (i *island) run(command ...string) string {
 	return string(out)
 }
 
-// sockets are the TCP connections in the island, those that no process has any more too.
+// sockets returns the TCP connections in the island, even those without a process.
 func (i *island) sockets() string {
 	return i.run("ip", "netns", "exec", i.name, "ss", "-Htn", "state", "connected")
 }
 
-// A COMMIT that sits in the send buffer of a dead host is delivered when the network heals. Killing the program is
-// no fence; this is.
+// A COMMIT in the send buffer of a dead host is delivered when the network heals. Killing the
+// program is no fence; this is.
 func TestLatePacket(t *testing.T) {
 	for _, fenced := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fenced=%v", fenced), func(t *testing.T) {
@@ -155,12 +157,13 @@ func TestLatePacket(t *testing.T) {
 			i.run("ip", "link", "set", i.here, "up")
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			for i.sockets() != "" { // until the packet was delivered and answered
+			for i.sockets() != "" { // until the packet is delivered and acknowledged
 				if sleep(ctx, 50*time.Millisecond) != nil {
 					t.Fatal("the late packet was never delivered")
 				}
 			}
-			// Answered is not yet done: wait until the repository has no session of the old term, or it is idle.
+			// Acknowledged is not yet executed: wait until the repository has no session of the old
+			// term, or only an idle one.
 			for n := 1; n > 0; {
 				if err := r.super.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", r.role("a")).Scan(&n); err != nil {
 					t.Fatal(err)

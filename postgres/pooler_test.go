@@ -16,7 +16,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// startPooler starts a PgBouncer in front of r, whose users are given as name and password, and returns its address.
+// startPooler starts a PgBouncer for r, with the given names and passwords of users, and returns
+// its address.
 func startPooler(t *testing.T, r *repository, users map[string]string, settings string) string {
 	t.Helper()
 	path, err := exec.LookPath("pgbouncer")
@@ -78,7 +79,7 @@ func startPooler(t *testing.T, r *repository, users map[string]string, settings 
 	}
 }
 
-// The sidecar must not go through a pooler, and is told so in both ways that it can come to that.
+// The sidecar must not use a pooler, and in both situations in which it could, an error reports it.
 func TestSidecarThroughPoolerIsRefused(t *testing.T) {
 	r := newRepository(t, "a")
 	users := map[string]string{r.sidecar("a"): "sidecar-a"}
@@ -96,7 +97,7 @@ func TestSidecarThroughPoolerIsRefused(t *testing.T) {
 	}
 }
 
-// The program may: its sessions end with the term, and the pooler can't make new ones.
+// The program may use one: its sessions end with the term, and the pooler can't open new ones.
 func TestProgramThroughPoolerIsFenced(t *testing.T) {
 	r := newRepository(t, "a", "b")
 	secret := r.raise(r.fence("a"), 1)

@@ -25,14 +25,11 @@ var shared = sync.OnceValues(func() (*private.Server, error) {
 })
 
 func TestMain(m *testing.M) {
-	if os.Getenv("GATE_SECRET") != "" {
-		os.Exit(gateProcess())
-	}
 	if dsn := os.Getenv("LATE_WRITER"); dsn != "" {
 		os.Exit(lateWriter(dsn))
 	}
 	code := m.Run()
-	if s, err := shared(); err == nil { // it was started, or is now for nothing
+	if s, err := shared(); err == nil { // started before, or needlessly now
 		if err := s.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
@@ -64,11 +61,18 @@ func newRepository(t testing.TB, controllers ...string) *repository {
 
 func newRepositoryOn(t testing.TB, server *private.Server, controllers ...string) *repository {
 	t.Helper()
+	return newRepositoryWith(t, server, func(*SetupOptions) {}, controllers...)
+}
+
+func newRepositoryWith(t testing.TB, server *private.Server, with func(*SetupOptions), controllers ...string) *repository {
+	t.Helper()
 	n := repositories.Add(1)
 	r := &repository{t: t, server: server, database: fmt.Sprintf("app%d", n), cluster: fmt.Sprintf("orders-%d", n), names: controllers}
 	admin := connect(t, server.SuperDSN("postgres"))
 	mustExec(t, admin, "CREATE DATABASE "+r.database)
-	if err := Init(t.Context(), server.SuperDSN(r.database), r.setup()); err != nil {
+	setup := r.setup()
+	with(&setup)
+	if err := Init(t.Context(), server.SuperDSN(r.database), setup); err != nil {
 		t.Fatal(err)
 	}
 	r.super = connect(t, server.SuperDSN(r.database))
@@ -146,6 +150,16 @@ func (r *repository) mustLogin(name, secret string) *pgx.Conn {
 	return conn
 }
 
+// gone returns when a backend has ended.
+func (r *repository) gone(pid int) {
+	r.t.Helper()
+	for n := 1; n > 0; {
+		if err := r.super.QueryRow(r.t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid).Scan(&n); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // loginsAllowed returns the roles of controllers that may log in.
 func (r *repository) loginsAllowed() []string {
 	r.t.Helper()
@@ -160,9 +174,9 @@ func (r *repository) loginsAllowed() []string {
 	return names
 }
 
-// audit judges every row of work by the write-ahead log: the position of the commit record of the transaction that wrote it, against
-// those of the opens. It returns the rows that were committed after the open of a later term, and those before
-// the open of their own.
+// audit judges every row of work by the write-ahead log: it compares the position of the writing
+// transaction's commit record with those of the opens. It returns the rows that were committed
+// after the open of a later term, and those before the open of their own.
 func (r *repository) audit(from string) (rows, stale, early int) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)

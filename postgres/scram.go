@@ -11,17 +11,19 @@ import (
 	"golang.org/x/text/secure/precis"
 )
 
-// Drivers refuse fewer rounds than this (RFC 7677), and more are only for secrets that people think up.
+// Drivers refuse fewer iterations than this (RFC 7677). More only help secrets that people make up.
 const scramRounds = 4096
 
-// newSecret returns 256 random bits as text that needs no quoting in a shell, a URL or a password file.
+// newSecret returns 256 random bits as text that needs no quoting in a shell, a URL or a password
+// file.
 func newSecret() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// verifier returns what the server stores of a secret: enough to check it, not enough to log in with it.
+// verifier returns what the server stores of a secret: enough to check the secret, not enough to
+// log in with it.
 func verifier(secret string) (string, error) {
 	var salt [16]byte
 	_, _ = rand.Read(salt[:]) // never fails
@@ -29,7 +31,7 @@ func verifier(secret string) (string, error) {
 }
 
 func verifierWith(secret string, salt []byte, rounds int) (string, error) {
-	// As in libpq: what can't be prepared is taken as it is.
+	// As in libpq: a secret that can't be prepared is used as it is.
 	if prepared, err := precis.OpaqueString.String(secret); err == nil {
 		secret = prepared
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"text/template"
 
@@ -14,30 +15,32 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Secret says how the program gets the secret of its term. Exactly one of Env, Passfile, File and Gate is set.
+// Secret selects how the program receives the secret of its term. Exactly one of Env, Passfile,
+// File and Gate is set.
 type Secret struct {
 	Env      string      // name of an environment variable of the program: PGPASSWORD
 	Passfile string      // path of a password file in libpq's format; PGPASSFILE is set to it
-	File     *SecretFile // a file of the program's own format
+	File     *SecretFile // a file in the program's own format
 
-	// Gate is told the role and the secret instead of the program, for a [Gate] that is started with the program.
+	// Gate receives the role and the secret in place of the program, for a [Gate] that starts with
+	// the program.
 	Gate func(role, secret string)
 
-	// Owner is who the files belong to, if not the sidecar's own user. The files are readable by the owner alone.
+	// Owner owns the files; the default is the sidecar's own user. Only the owner can read them.
 	Owner *Owner
 }
 
-// SecretFile is a file that is rendered with text/template at every term. The template sees .Secret, .Role, .Term, .Cluster,
-// .Controller, .Host, .Port and .Database.
+// SecretFile is a file that is rendered with text/template in every term. The template can use
+// .Secret, .Role, .Term, .Cluster, .Controller, .Host, .Port and .Database.
 type SecretFile struct {
 	Template string // path of the template
 	Path     string // path of the file
 }
 
-// Owner is a user and a group by number.
+// Owner is a numeric user and group.
 type Owner struct{ UID, GID int }
 
-// values are what a template of a secret file sees.
+// values are the data of a secret file's template.
 type values struct {
 	Secret, Role, Cluster, Controller, Host, Database string
 	Port                                              uint16
@@ -50,7 +53,15 @@ type delivery struct {
 	tmpl *template.Template
 }
 
-func newDelivery(s Secret) (*delivery, error) {
+// variable describes the name of an environment variable.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// Validate reports what is wrong with s, in a line for each key of the configuration file.
+func (s *Secret) Validate() error {
+	var errs []error
+	wrong := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("repository.secret"+key+": "+format, args...))
+	}
 	n := 0
 	for _, set := range []bool{s.Env != "", s.Passfile != "", s.File != nil, s.Gate != nil} {
 		if set {
@@ -58,32 +69,40 @@ func newDelivery(s Secret) (*delivery, error) {
 		}
 	}
 	if n != 1 {
-		return nil, fmt.Errorf("cannot deliver the secret: exactly one of env, passfile, file and gate must be set, not %d", n)
+		wrong("", "give exactly one of env, passfile, file, gate: how the program gets its secret")
 	}
+	if s.Env != "" && !variable.MatchString(s.Env) {
+		wrong(".env", "%q can't be the name of a variable", s.Env)
+	}
+	if s.Passfile != "" && !filepath.IsAbs(s.Passfile) {
+		wrong(".passfile", "%q is not an absolute path", s.Passfile)
+	}
+	if s.File != nil && (s.File.Template == "" || s.File.Path == "") {
+		wrong(".file", "give both template and path")
+	}
+	return errors.Join(errs...)
+}
+
+// newDelivery reads the template of a valid Secret.
+func newDelivery(s Secret) (*delivery, error) {
 	d := &delivery{Secret: s}
-	switch {
-	case strings.ContainsAny(s.Env, "=\x00"):
-		return nil, fmt.Errorf("cannot deliver the secret: %q is no name of an environment variable", s.Env)
-	case s.File != nil:
-		if s.File.Path == "" {
-			return nil, errors.New("cannot deliver the secret: the file has no path")
-		}
-		text, err := os.ReadFile(s.File.Template)
-		if err != nil {
-			return nil, fmt.Errorf("cannot deliver the secret: %v", err)
-		}
-		if d.tmpl, err = template.New(s.File.Template).Option("missingkey=error").Parse(string(text)); err != nil {
-			return nil, fmt.Errorf("cannot deliver the secret: %v", err)
-		}
-		// A template that can't be rendered is to be found now, not at a takeover.
-		if err := d.tmpl.Execute(new(bytes.Buffer), values{}); err != nil {
-			return nil, fmt.Errorf("cannot deliver the secret: %v", err)
-		}
+	if s.File == nil {
+		return d, nil
+	}
+	text, err := os.ReadFile(s.File.Template)
+	if err == nil {
+		d.tmpl, err = template.New(s.File.Template).Option("missingkey=error").Parse(string(text))
+	}
+	if err == nil {
+		err = d.tmpl.Execute(new(bytes.Buffer), values{}) // find a template that can't be rendered now, not at a takeover
+	}
+	if err != nil {
+		return nil, fmt.Errorf("repository.secret.file.template: %v", err)
 	}
 	return d, nil
 }
 
-// deliver hands the secret over and returns what belongs into the program's environment.
+// deliver hands over the secret and returns what belongs in the program's environment.
 func (d *delivery) deliver(v values) ([]string, error) {
 	switch {
 	case d.Env != "":
@@ -106,13 +125,13 @@ func (d *delivery) deliver(v values) ([]string, error) {
 	}
 }
 
-// write replaces a file atomically. It is never, not even for a moment, readable by others.
+// write replaces a file atomically. Others can't read it at any moment.
 func (d *delivery) write(path string, content []byte) error {
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o600), renameio.IgnoreUmask())
 	if err != nil {
 		return fmt.Errorf("cannot deliver the secret: %v", err)
 	}
-	defer f.Cleanup() //nolint:errcheck // nothing to clean up after success; else the first error counts
+	defer f.Cleanup() //nolint:errcheck // nothing to clean up after success; otherwise the first error counts
 	if d.Owner != nil {
 		if err := f.Chown(d.Owner.UID, d.Owner.GID); err != nil {
 			return fmt.Errorf("cannot deliver the secret: %v", err)

@@ -22,34 +22,34 @@ import (
 // long reports whether the long form of a test is asked for.
 func long() bool { return os.Getenv("TANIST_LONG") != "" }
 
-// fencer makes controller name the only one for term, and returns its secret.
+// fencer gives the repository to controller name for term, and returns the secret.
 type fencer func(ctx context.Context, name string, term election.Term) (secret string, err error)
 
-// harness hands the repository over again and again, while writers of older terms never give up.
+// harness hands the repository over repeatedly, while writers of older terms never give up.
 type harness struct {
 	r       *repository
 	raise   fencer
 	writers int            // per term
-	modes   []writerMode   // what they do, at random
-	lives   election.Term  // how many terms a writer goes on for
-	now     atomic.Uint64  // the term that was opened last
+	modes   []writerMode   // chosen at random
+	lives   election.Term  // number of terms for which a writer continues
+	now     atomic.Uint64  // the last opened term
 	commits atomic.Int64   // acknowledged to any writer
-	refused atomic.Int64   // failed log-ins and statements
+	refused atomic.Int64   // failed logins and statements
 	running sync.WaitGroup // writers
 }
 
 type writerMode int
 
 const (
-	plain      writerMode = iota // connect, write until refused, again
+	plain      writerMode = iota // connect, write until refused, repeat
 	inTx                         // pause in the middle of a transaction
-	inCommit                     // pause in the middle of the message that has the COMMIT
-	inSCRAM                      // pause in the middle of the log-in
+	inCommit                     // pause in the middle of the message with the COMMIT
+	inSCRAM                      // pause in the middle of the login
 	inSCRAMFar                   // pause there until another term has been opened
-	authDelay                    // let the server pause after the log-in was checked
+	authDelay                    // make the server pause after the login was checked
 )
 
-// slowConn pauses in the middle of things.
+// slowConn pauses between parts of a message.
 type slowConn struct {
 	net.Conn
 	writes int
@@ -94,7 +94,7 @@ func (h *harness) write(ctx context.Context, name, secret string, term election.
 			case mode == inSCRAMFar && n == 3:
 				now := h.now.Load()
 				return 0, func() {
-					// The barrier waits for those who began before it, so there is a bound.
+					// The barrier waits for logins that began before it, so there is a bound.
 					for i := 0; i < 30 && h.now.Load() == now && !over(); i++ {
 						_ = sleep(ctx, 2*time.Millisecond)
 					}
@@ -123,7 +123,7 @@ func (h *harness) write(ctx context.Context, name, secret string, term election.
 				h.commits.Add(1)
 				_ = sleep(ctx, jitter(4*time.Millisecond))
 				if mode == inSCRAM || mode == inSCRAMFar || mode == authDelay {
-					return // what is of interest is the log-in
+					return // only the login matters here
 				}
 			}
 		}()
@@ -148,7 +148,7 @@ func (h *harness) once(ctx context.Context, conn *pgx.Conn, term election.Term, 
 	return err
 }
 
-// run makes n handovers from term first on and returns the time that each fence took.
+// run makes n handovers from term first, and returns the duration of each fence.
 func (h *harness) run(ctx context.Context, first election.Term, n int) []time.Duration {
 	var took []time.Duration
 	for i := range n {
@@ -166,7 +166,7 @@ func (h *harness) run(ctx context.Context, first election.Term, n int) []time.Du
 			mode := h.modes[rand.N(len(h.modes))]
 			h.running.Go(func() { h.write(ctx, name, secret, term, mode) })
 		}
-		// Until the term has written something; its writers may all be such that pause.
+		// Wait until the term has written something; its writers may all be of a pausing mode.
 		before := h.commits.Load()
 		for range 100 {
 			if sleep(ctx, 2*time.Millisecond+jitter(2*time.Millisecond)) != nil || h.commits.Load() > before+1 {
@@ -197,7 +197,7 @@ func realFencer(r *repository) fencer {
 	}
 }
 
-// TestNoStaleCommit is the promise: no commit of a term lands after the open of a later one.
+// TestNoStaleCommit checks the guarantee: no commit of a term lands after the open of a later one.
 func TestNoStaleCommit(t *testing.T) {
 	handovers, slow, lives := 50, 2, election.Term(3)
 	if long() {
@@ -212,7 +212,8 @@ func TestNoStaleCommit(t *testing.T) {
 	h := &harness{r: r, raise: realFencer(r), writers: 2, lives: lives, modes: []writerMode{plain, plain, inTx, inTx, inCommit, inCommit, inSCRAM, inSCRAMFar}}
 	defer h.stop(cancel)
 	took := h.run(ctx, 1, handovers)
-	// Each of these takes a second, because the barrier waits for the backends that the clients have delayed.
+	// Each of these takes a second, because the barrier waits for the backends that the clients
+	// delay.
 	h.modes = append(h.modes, authDelay, authDelay)
 	h.run(ctx, election.Term(handovers+1), slow)
 	h.stop(cancel)
@@ -229,9 +230,10 @@ func TestNoStaleCommit(t *testing.T) {
 	}
 }
 
-// The designs that leak. Each has to be seen leaking, or the test above shows nothing.
+// The designs that leak. Each must be seen leaking, or the test above proves nothing.
 
-// broken is a fence with a known hole. It runs as superuser; the tables of the real fence are only used to note the opens.
+// broken is a fence with a known hole. It runs as superuser and uses the real fence's tables only
+// to record the opens.
 type broken struct {
 	r    *repository
 	conn *pgx.Conn
@@ -241,7 +243,7 @@ func (b broken) sessions(ctx context.Context, tx pgx.Tx) (n int, err error) {
 	return n, tx.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity JOIN tanist.controller ON role = usename WHERE cluster = $1`, b.r.cluster).Scan(&n)
 }
 
-// shut shuts all roles out; keep says whether their secrets stay good.
+// shut shuts all roles out; keep preserves their secrets.
 func (b broken) shut(ctx context.Context, tx pgx.Tx, keep bool) error {
 	for _, name := range b.r.names {
 		password := " PASSWORD NULL"
@@ -276,7 +278,7 @@ func (b broken) tx(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, b.conn, do)
 }
 
-// noFence lets the new one in and leaves the old one alone.
+// noFence lets the new controller in and leaves the old one alone.
 func (b broken) noFence(ctx context.Context, name string, term election.Term) (string, error) {
 	return "fixed", b.tx(ctx, func(tx pgx.Tx) error { return b.open(ctx, tx, name, "fixed", term) })
 }
@@ -295,7 +297,7 @@ func (b broken) oneTransaction(ctx context.Context, name string, term election.T
 	})
 }
 
-// noBarrier shuts out first, and then ends sessions until pg_stat_activity has none.
+// noBarrier shuts out first, and then ends sessions until pg_stat_activity shows none.
 func (b broken) noBarrier(ctx context.Context, name string, term election.Term) (string, error) {
 	secret := newSecret()
 	v, err := verifier(secret)

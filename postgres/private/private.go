@@ -27,21 +27,24 @@ import (
 // Superuser is the name of the server's superuser.
 const Superuser = "postgres"
 
-// Options says how the server is to be. The zero value is good for a test.
+// Options configures a server. The zero value is good for a test.
 type Options struct {
 	BinDir string // directory of initdb and postgres; empty: the newest under /usr/lib/postgresql, else the PATH
-	// Settings are server settings (postgresql.conf) beside the defaults, which they override.
+	// Settings are server settings (postgresql.conf) that override the defaults.
 	Settings map[string]string
 	Durable  bool   // keep fsync on
 	Listen   string // address to listen on; empty: 127.0.0.1
-	// HBA are lines of pg_hba.conf to be put before the usual ones.
+	Port     int    // 0: a free one
+	// HBA are lines of pg_hba.conf that come before the usual ones.
 	HBA []string
+	// TLS lets the server speak TLS too, with a certificate for its address; see [Server.CA].
+	TLS bool
 }
 
-// Server is one running server. Its methods may be called from any goroutine, but those that start and end it
-// ([Server.Crash], [Server.Restart], [Server.Stop]) not at the same time.
+// Server is one running server. Its methods are safe for concurrent use, except that Crash, Restart
+// and Stop must not run at the same time.
 type Server struct {
-	Dir      string // everything of the server is below it
+	Dir      string // the server's files are below it
 	Host     string
 	Port     int
 	password string
@@ -54,8 +57,9 @@ type Server struct {
 	exited  chan struct{}
 }
 
-// Start makes a new database cluster and starts it. It returns when the server accepts connections. When called as
-// root the server runs as the user "postgres", because PostgreSQL refuses to run as root.
+// Start makes a new database cluster, starts it, and returns once it accepts connections. If the
+// caller is root, the server runs as the user "postgres", because PostgreSQL refuses to run as
+// root.
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	bin, err := findBin(opts.BinDir)
 	if err != nil {
@@ -79,8 +83,8 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	return s, s.begin(ctx)
 }
 
-// Standby makes a physical standby of s and starts it. It streams from s, asynchronously unless s is told otherwise by synchronous_standby_names.
-// It is to be stopped by itself.
+// Standby makes a physical standby of s and starts it. It streams from s, asynchronously unless
+// synchronous_standby_names of s names it. The caller stops it separately.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	standby := &Server{bin: s.bin, opts: s.opts, Host: s.Host, password: s.password, cred: s.cred}
 	var err error
@@ -95,7 +99,7 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 		err = standby.tool(ctx, "pg_basebackup", args...)
 	}
 	if err == nil {
-		// The copy has the primary's socket directory.
+		// The copy has the primary's socket directory; give it its own.
 		err = standby.append("postgresql.auto.conf", fmt.Sprintf("unix_socket_directories = '%s'\n", standby.Dir))
 	}
 	if err != nil {
@@ -104,11 +108,14 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	return standby, standby.begin(ctx)
 }
 
-// begin starts a server that has its files, and removes them if that fails.
+// begin starts a server whose files exist, and removes them if that fails.
 func (s *Server) begin(ctx context.Context) (err error) {
-	// A port that was free may be taken before the server has it; then another is tried.
+	// Another process may take a free port before the server does; then try another one.
 	for attempt := 1; ; attempt++ {
-		if s.Port, err = freePort(s.Host); err == nil {
+		if s.Port = s.opts.Port; s.Port == 0 {
+			s.Port, err = freePort(s.Host)
+		}
+		if err == nil {
 			err = s.launch(ctx)
 		}
 		if err == nil {
@@ -195,7 +202,7 @@ func (s *Server) initialise(ctx context.Context) error {
 	settings := map[string]string{
 		"unix_socket_directories": s.Dir, "max_connections": "100", "shared_buffers": "32MB",
 		"password_encryption": "scram-sha-256", "authentication_timeout": "10s", "max_prepared_transactions": "0",
-		"dynamic_shared_memory_type": "mmap", // files below Dir, so nothing can be left in /dev/shm
+		"dynamic_shared_memory_type": "mmap", // files below Dir, so nothing remains in /dev/shm
 		"log_line_prefix":            "%m [%p] %q%u@%d ", "autovacuum_naptime": "1h",
 		"superuser_reserved_connections": "3",
 	}
@@ -207,10 +214,16 @@ func (s *Server) initialise(ctx context.Context) error {
 	for k, v := range settings {
 		fmt.Fprintf(&conf, "%s = '%s'\n", k, strings.ReplaceAll(v, "'", "''"))
 	}
+	if s.opts.TLS {
+		if err := s.certify(); err != nil {
+			return fmt.Errorf("cannot start a private PostgreSQL: %v", err)
+		}
+		conf.WriteString("ssl = 'on'\n")
+	}
 	if err := s.write("postgresql.auto.conf", conf.String()); err != nil {
 		return err
 	}
-	// Over the socket only the superuser is let in without a password; everybody else is asked for it everywhere.
+	// Over the socket the superuser needs no password. Every other login needs one.
 	hba := strings.Join(s.opts.HBA, "\n") + "\nlocal all " + Superuser + " trust\nlocal all all scram-sha-256\nhost all all all scram-sha-256\n" +
 		"local replication " + Superuser + " trust\nlocal replication all scram-sha-256\nhost replication all all scram-sha-256\n"
 	return s.write("pg_hba.conf", hba)
@@ -248,7 +261,7 @@ func (s *Server) write(name, content string) error {
 	return nil
 }
 
-// launch starts the postmaster and waits until it answers.
+// launch starts the postmaster and waits until it accepts connections.
 func (s *Server) launch(ctx context.Context) error {
 	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
@@ -262,12 +275,13 @@ func (s *Server) launch(ctx context.Context) error {
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.Port), "-c", "listen_addresses="+s.Host)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	// Setsid: a Ctrl-C at the terminal is for whoever started the server, which then ends it in good order.
+	// Setsid: a Ctrl-C at the terminal is for the starter of the server, which then ends it in
+	// order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Setsid: true, Pdeathsig: syscall.SIGQUIT}
 
 	started, exited := make(chan error, 1), make(chan struct{})
 	go func() {
-		// The parent-death signal is sent when the starting thread ends, so this thread has to stay.
+		// The parent-death signal is sent when the starting thread ends, so this thread must stay.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -310,16 +324,16 @@ func (s *Server) logSince(offset int64) string {
 	return strings.TrimSpace(string(b[offset:]))
 }
 
-// Log returns what the server has logged so far.
+// Log returns the server's log up to now.
 func (s *Server) Log() string { return s.logSince(0) }
 
-// SuperDSN is the connection string of the superuser, over the socket.
+// SuperDSN returns the connection string of the superuser, over the socket.
 func (s *Server) SuperDSN(database string) string {
 	v := url.Values{"host": {s.Dir}, "port": {strconv.Itoa(s.Port)}}
 	return "postgres://" + Superuser + "@/" + url.PathEscape(database) + "?" + v.Encode()
 }
 
-// DSN is a connection string over TCP for the given login. An empty password leaves it out.
+// DSN returns a connection string over TCP for a login. It omits an empty password.
 func (s *Server) DSN(login, password, database string) string {
 	u := url.URL{Scheme: "postgres", Host: net.JoinHostPort(s.Host, strconv.Itoa(s.Port)), Path: "/" + database, User: url.User(login)}
 	if password != "" {
@@ -329,14 +343,15 @@ func (s *Server) DSN(login, password, database string) string {
 	return u.String()
 }
 
-// PID is the process id of the postmaster.
+// PID returns the process id of the postmaster.
 func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.process.Pid
 }
 
-// Crash ends the server at once, without a checkpoint, as `pg_ctl stop -m immediate` does. The files stay.
+// Crash ends the server at once, without a checkpoint, as `pg_ctl stop -m immediate` does. The
+// files stay.
 func (s *Server) Crash() { s.end(syscall.SIGQUIT) }
 
 // Restart starts the server again after [Server.Crash], on the same port and files.
@@ -344,7 +359,7 @@ func (s *Server) Restart(ctx context.Context) error { return s.launch(ctx) }
 
 // Stop ends the server and removes its files. It may be called again.
 func (s *Server) Stop() error {
-	// The data is thrown away, so there is no need for the checkpoint of a clean end.
+	// The data is thrown away, so the checkpoint of a clean end is pointless.
 	s.end(syscall.SIGQUIT)
 	if err := os.RemoveAll(s.Dir); err != nil {
 		return fmt.Errorf("cannot remove a private PostgreSQL: %v", err)
@@ -352,7 +367,7 @@ func (s *Server) Stop() error {
 	return nil
 }
 
-// end signals the postmaster and waits for it, and for its children, to be gone.
+// end signals the postmaster and waits until it and its children have ended.
 func (s *Server) end(signal syscall.Signal) {
 	s.mu.Lock()
 	process, exited := s.process, s.exited
@@ -360,11 +375,12 @@ func (s *Server) end(signal syscall.Signal) {
 	if process == nil {
 		return
 	}
-	_ = process.Signal(signal) // gone already: then exited is closed
+	_ = process.Signal(signal) // if it has gone already, exited is closed
 	select {
 	case <-exited:
 	case <-time.After(20 * time.Second):
-		// The whole session: postmaster and its children have it as their process group leader or parent.
+		// The whole session: postmaster and its children have it as their process group leader or
+		// parent.
 		_ = syscall.Kill(-process.Pid, syscall.SIGKILL)
 		_ = process.Kill()
 		<-exited

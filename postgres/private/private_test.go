@@ -42,7 +42,7 @@ func TestStopLeavesNothing(t *testing.T) {
 	if n := count(); n != 1 {
 		t.Errorf("%d rows after a crash, not 1", n)
 	}
-	// Nobody but the superuser, and he only over the socket, is let in without a password.
+	// Only the superuser is let in without a password, and only over the socket.
 	if conn, err := pgx.Connect(t.Context(), s.DSN(private.Superuser, "", "postgres")); err == nil {
 		_ = conn.Close(t.Context())
 		t.Error("let in over TCP without a password")

@@ -1,4 +1,4 @@
-package postgres
+package gate
 
 import (
 	"errors"
@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relay passes on what the two ends of each session say, chunk by chunk, with a look at the clock before each. One thread serves
-// all sessions with system calls of its own rather than through the runtime's network poller: a chunk then costs one
-// wake-up less, and none while there is a lively exchange, because the thread looks again for a moment before it sleeps.
+// relay forwards both directions of each session, chunk by chunk, with a clock check before each
+// chunk. One thread serves all sessions with its own system calls instead of the runtime's network
+// poller: a chunk then costs one wake-up less, and none during a lively exchange, because the
+// thread polls for a moment before it sleeps.
 type relay struct {
 	past func() bool // whether the deadline has passed
 	left func() time.Duration
@@ -23,31 +24,33 @@ type relay struct {
 	done chan struct{}
 
 	mu     sync.Mutex
-	fresh  []*lane // not yet taken in by the thread
+	fresh  []*lane // not yet adopted by the thread
 	closed bool
 
-	lanes map[int32]*lane // by either descriptor; the thread's own
+	lanes map[int32]*lane // by either descriptor; used by the thread only
 	buf   []byte
 }
 
-// lane is one session: two sockets, and what one of them could not take yet.
+// lane is one session: two sockets, and the data that one of them could not accept yet.
 type lane struct {
 	ends [2]end
-	over chan struct{} // closed when the sockets are
+	over chan struct{} // closed once the sockets are
 }
 
-// end is one side of a lane. Nothing is read from it as long as something that came from it waits for the other side.
+// end is one side of a lane. Nothing is read from it while data from it still waits for the other
+// side.
 type end struct {
 	fd      int
-	waiting []byte // came from the other end and is still to be written here
-	watched uint32 // what epoll watches for
+	waiting []byte // came from the other end, to be written here
+	watched uint32 // the events that epoll watches
 }
 
-// chunk is how much is passed on between two looks at the clock.
+// chunk is how much is forwarded between two clock checks.
 const chunk = 64 << 10
 
-// lively is how long the thread looks again before it sleeps, if it has been woken sooner than that of late.
-// With one session only it is longer: nobody else needs the processor that the program and its server take turns on.
+// lively is how long the thread polls before it sleeps, if recent wake-ups came sooner than that.
+// It is longer with a single session: then nobody else needs the processor that the program and its
+// server take turns on.
 const (
 	lively      = 60 * time.Microsecond
 	livelyAlone = 300 * time.Microsecond
@@ -70,7 +73,8 @@ func newRelay(past func() bool, left func() time.Duration) (*relay, error) {
 	return r, nil
 }
 
-// raw takes the socket out of a connection, which is closed then. It fails for connections that are more than a socket.
+// raw takes the socket out of a connection and closes the connection. It fails for connections that
+// are more than a socket.
 func raw(c net.Conn) (int, error) {
 	var sc syscall.Conn
 	switch c := c.(type) {
@@ -96,7 +100,7 @@ func raw(c net.Conn) (int, error) {
 // pass serves a session until it ends. The relay closes both sockets.
 func (r *relay) pass(client, server int) {
 	l := &lane{ends: [2]end{{fd: client}, {fd: server}}, over: make(chan struct{})}
-	abort(server, true) // should this process be killed, what it has not sent yet is lost, and is meant to be
+	abort(server, true) // if this process is killed, its unsent data must be lost
 	r.mu.Lock()
 	closed := r.closed
 	if !closed {
@@ -123,7 +127,7 @@ func (r *relay) close() {
 	<-r.done
 }
 
-// abort says whether closing a socket drops what is in its send buffer, and resets the connection.
+// abort sets whether closing a socket drops its send buffer and resets the connection.
 func abort(fd int, yes bool) {
 	linger := unix.Linger{}
 	if yes {
@@ -157,14 +161,14 @@ func (r *relay) run() {
 				if !r.takeIn() {
 					return
 				}
-			} else if l := r.lanes[events[i].Fd]; l != nil { // else it was ended a moment ago
+			} else if l := r.lanes[events[i].Fd]; l != nil { // otherwise it ended a moment ago
 				r.serve(l, &events[i])
 			}
 		}
 	}
 }
 
-// await returns how many sockets have something to do. It sleeps at most until the deadline.
+// await returns how many sockets are ready. It sleeps no longer than until the deadline.
 func (r *relay) await(events []unix.EpollEvent, look *time.Duration) int {
 	begun := time.Now()
 	for first := true; first || time.Since(begun) < *look; first = false {
@@ -173,9 +177,9 @@ func (r *relay) await(events []unix.EpollEvent, look *time.Duration) int {
 		}
 	}
 	asleep := time.Now()
-	// A deadline that moves on does not wake us, and need not.
+	// A deadline that is extended does not wake us and need not.
 	limit := min(r.left(), time.Second) + time.Millisecond
-	n, _ := unix.EpollWait(r.poll, events, int(limit.Milliseconds())) // interrupted: nothing to do
+	n, _ := unix.EpollWait(r.poll, events, int(limit.Milliseconds())) // interrupted: no events
 	most := lively
 	if len(r.lanes) <= 2 { // by both descriptors
 		most = livelyAlone
@@ -187,7 +191,7 @@ func (r *relay) await(events []unix.EpollEvent, look *time.Duration) int {
 	return max(n, 0)
 }
 
-// takeIn takes what is new, and tells whether to go on.
+// takeIn adopts new lanes and reports whether to continue.
 func (r *relay) takeIn() bool {
 	var b [8]byte
 	_, _ = unix.Read(r.wake, b[:])
@@ -209,7 +213,7 @@ func (r *relay) takeIn() bool {
 	return !closed
 }
 
-// serve does what can be done for one socket of a lane now.
+// serve does what is possible for one socket of a lane now.
 func (r *relay) serve(l *lane, event *unix.EpollEvent) {
 	this, other := &l.ends[0], &l.ends[1]
 	if event.Fd == int32(other.fd) {
@@ -225,7 +229,7 @@ func (r *relay) serve(l *lane, event *unix.EpollEvent) {
 			return
 		}
 	case len(other.waiting) > 0 && event.Events&unix.EPOLLIN == 0:
-		r.end(l, true) // hung up, while the other end takes nothing
+		r.end(l, true) // hung up, while the other end accepts nothing
 		return
 	}
 	if event.Events&^unix.EPOLLOUT != 0 && len(other.waiting) == 0 {
@@ -243,8 +247,8 @@ func (r *relay) serve(l *lane, event *unix.EpollEvent) {
 	r.watch(other, this)
 }
 
-// send writes what it can and keeps the rest. It tells whether the lane goes on. This is the one place where anything leaves
-// the gate.
+// send writes what it can and keeps the rest. It reports whether the lane continues. It is the only
+// place where data leaves the gate.
 func (r *relay) send(l *lane, to *end, b []byte) bool {
 	if r.past() {
 		r.end(l, true)
@@ -265,7 +269,7 @@ func (r *relay) send(l *lane, to *end, b []byte) bool {
 	return true
 }
 
-// watch tells epoll what e is to be watched for.
+// watch sets the events that epoll watches for e.
 func (r *relay) watch(e, other *end) {
 	var want uint32
 	if len(other.waiting) == 0 {
@@ -276,11 +280,11 @@ func (r *relay) watch(e, other *end) {
 	}
 	if want != e.watched {
 		e.watched = want
-		_ = unix.EpollCtl(r.poll, unix.EPOLL_CTL_MOD, e.fd, &unix.EpollEvent{Events: want, Fd: int32(e.fd)}) // it is in there
+		_ = unix.EpollCtl(r.poll, unix.EPOLL_CTL_MOD, e.fd, &unix.EpollEvent{Events: want, Fd: int32(e.fd)}) // it is registered
 	}
 }
 
-// end closes both sockets. If it is hard, what is still in their buffers is not sent any more.
+// end closes both sockets. If it is hard, data still in their buffers is dropped.
 func (r *relay) end(l *lane, hard bool) {
 	for i := range l.ends {
 		fd := l.ends[i].fd

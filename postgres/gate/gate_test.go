@@ -1,10 +1,11 @@
-package postgres
+package gate
 
 import (
 	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,8 +21,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/postgres"
 	"github.com/tanist/tanist/postgres/private"
 )
 
@@ -31,13 +34,14 @@ type gateClock struct{ at atomic.Int64 }
 func (c *gateClock) extend(deadline election.Instant) { c.at.Store(int64(deadline)) }
 func (c *gateClock) deadline() election.Instant       { return election.Instant(c.at.Load()) }
 
-// startGate runs a gate until the end of the test and returns its address and its deadline, which has not passed.
-func startGate(t *testing.T, cfg GateConfig) (string, *gateClock) {
+// startGate runs a gate until the end of the test and returns its address and its deadline, which
+// has not passed.
+func startGate(t *testing.T, cfg Config) (string, *gateClock) {
 	t.Helper()
 	clock := &gateClock{}
 	clock.extend(election.Never)
 	cfg.Log, cfg.Deadline = zerolog.Nop(), clock.deadline
-	g, err := NewGate(cfg)
+	g, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,12 +68,13 @@ func gateDSN(address, password, database string) string {
 	return fmt.Sprintf("postgres://anybody:%s@%s/%s?sslmode=disable", password, address, database)
 }
 
-func TestGate(t *testing.T) {
-	r := newRepository(t, "a", "b")
+func TestGate(t *testing.T) { both(t, testGate, "a", "b") }
+
+func testGate(t *testing.T, r *repository) {
 	cfg := r.config("a")
 	var role, secret string
-	cfg.Secret = Secret{Gate: func(of, is string) { role, secret = of, is }}
-	a, err := NewFence(cfg)
+	cfg.Secret = postgres.Secret{Gate: func(of, is string) { role, secret = of, is }}
+	a, err := postgres.NewFence(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +83,11 @@ func TestGate(t *testing.T) {
 	if env, err := a.Raise(t.Context(), 1); err != nil || len(env) != 0 || role != r.role("a") || secret == "" {
 		t.Fatal(env, err, role)
 	}
-	address, _ := startGate(t, GateConfig{
-		Listen: "127.0.0.1:0", DSN: r.server.DSN("", "", ""), Role: role, Secret: secret, Password: "never-changes",
+	address, _ := startGate(t, Config{
+		Listen: "127.0.0.1:0", DSN: r.upstream(), Role: role, Secret: secret, Password: "never-changes",
 	})
 	dial := func(password string) (*pgx.Conn, error) {
-		// prefer: the first thing that the client asks for is TLS, and it is told no.
+		// prefer: the client first requests TLS, and is refused.
 		return pgx.Connect(t.Context(), strings.Replace(gateDSN(address, password, r.database), "disable", "prefer", 1)+"&application_name=program")
 	}
 	refused := func(when, code, password string) {
@@ -109,13 +114,13 @@ func TestGate(t *testing.T) {
 	if who != r.role("a") || application != "program" {
 		t.Errorf("logged in as %s, application %s", who, application)
 	}
-	// A lot in both directions.
+	// Much data in both directions.
 	big := strings.Repeat("x", 3<<20)
 	var back string
 	if err := conn.QueryRow(t.Context(), "SELECT $1::text", big).Scan(&back); err != nil || back != big {
 		t.Errorf("%d bytes came back, %v", len(back), err)
 	}
-	// Cancellation finds its way.
+	// Cancellation is forwarded.
 	ctx, cancel := context.WithCancel(t.Context())
 	sleeping := make(chan error, 1)
 	go func() { _, err := conn.Exec(ctx, "SELECT pg_sleep(60)"); sleeping <- err }()
@@ -133,7 +138,8 @@ func TestGate(t *testing.T) {
 	}
 	cancel()
 
-	// Another term: the connection is closed, and the program has to come back through the gate, which is not admitted.
+	// Another term: the connection is closed, and the program must reconnect through the gate,
+	// which is not admitted.
 	r.raise(b, 2)
 	if err := insert(t.Context(), conn, 1, "a"); err == nil {
 		t.Error("an old term writes through the gate")
@@ -141,11 +147,13 @@ func TestGate(t *testing.T) {
 	refused("after the term", "28P01", "never-changes") // the repository's answer: the old secret is void
 }
 
-// What is idle is cut at the deadline too, nobody is let in any more, and a deadline that comes later changes nothing.
-func TestGateIsShutAtItsDeadline(t *testing.T) {
-	r := newRepository(t, "a")
-	address, clock := startGate(t, GateConfig{
-		Listen: "127.0.0.1:0", DSN: r.server.DSN("", "", ""), Role: r.role("a"), Secret: r.raise(r.fence("a"), 1), Password: "p",
+// Idle sessions are cut at the deadline too, nobody is let in after it, and a later deadline
+// changes nothing.
+func TestGateIsShutAtItsDeadline(t *testing.T) { both(t, testGateIsShutAtItsDeadline, "a") }
+
+func testGateIsShutAtItsDeadline(t *testing.T, r *repository) {
+	address, clock := startGate(t, Config{
+		Listen: "127.0.0.1:0", DSN: r.upstream(), Role: r.role("a"), Secret: r.raise(r.fence("a"), 1), Password: "p",
 	})
 	conn := connect(t, gateDSN(address, "p", r.database))
 	if err := insert(t.Context(), conn, 1, "a"); err != nil {
@@ -169,11 +177,11 @@ func TestGateIsShutAtItsDeadline(t *testing.T) {
 func TestGateOnSocketIsForItsUserOnly(t *testing.T) {
 	r := newRepository(t, "a")
 	path := filepath.Join(t.TempDir(), ".s.PGSQL.5432")
-	owner := &Owner{UID: os.Getuid(), GID: os.Getgid()}
+	owner := &postgres.Owner{UID: os.Getuid(), GID: os.Getgid()}
 	if owner.UID == 0 {
-		owner = &Owner{UID: 65534, GID: 65534}
+		owner = &postgres.Owner{UID: 65534, GID: 65534}
 	}
-	startGate(t, GateConfig{Listen: "unix:" + path, Owner: owner, DSN: r.server.DSN("", "", ""), Role: r.role("a"), Secret: r.raise(r.fence("a"), 1)})
+	startGate(t, Config{Listen: "unix:" + path, Owner: owner, DSN: r.upstream(), Role: r.role("a"), Secret: r.raise(r.fence("a"), 1)})
 	fi, err := os.Stat(path)
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", fi.Mode(), err)
@@ -189,16 +197,17 @@ func TestGateOnSocketIsForItsUserOnly(t *testing.T) {
 
 func TestGateRefusesToBeADoor(t *testing.T) {
 	for listen, want := range map[string]string{"0.0.0.0:0": "loopback", "127.0.0.1:0": "password", "nonsense": "listen", "192.0.2.1:1": "loopback"} {
-		if _, err := NewGate(GateConfig{Listen: listen}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := New(Config{Listen: listen}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v does not say %q", listen, err, want)
 		}
 	}
 }
 
-// gateProcess is a gate in a process of its own, so that it can be stopped. It reads the deadlines from its input.
+// gateProcess is a gate in a separate process, so that it can be stopped. It reads the deadlines
+// from its input.
 func gateProcess() int {
 	clock := &gateClock{}
-	g, err := NewGate(GateConfig{
+	g, err := New(Config{
 		Listen: os.Getenv("GATE_LISTEN"), DSN: os.Getenv("GATE_DSN"), Role: os.Getenv("GATE_ROLE"), Secret: os.Getenv("GATE_SECRET"), Password: "p",
 		Deadline: clock.deadline,
 	})
@@ -234,7 +243,7 @@ func gateProcess() int {
 func startGateProcess(t testing.TB, r *repository, listen, role, secret string) (string, *os.Process, func(election.Instant)) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), "GATE_LISTEN="+listen, "GATE_DSN="+r.server.DSN("", "", ""), "GATE_ROLE="+role, "GATE_SECRET="+secret)
+	cmd.Env = append(os.Environ(), "GATE_LISTEN="+listen, "GATE_DSN="+r.upstream(), "GATE_ROLE="+role, "GATE_SECRET="+secret)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -248,7 +257,7 @@ func startGateProcess(t testing.TB, r *repository, listen, role, secret string) 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		continueProcess(cmd.Process.Pid)
+		private.Thaw(cmd.Process.Pid)
 		_ = in.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Error(err)
@@ -273,10 +282,14 @@ func startGateProcess(t testing.TB, r *repository, listen, role, secret string) 
 	}
 }
 
-// A gate that is stopped, holds statements of the program, and goes on after its deadline: nothing may pass. There is no
-// fence here: the repository would take what comes.
+// A gate that is stopped while it holds statements of the program, and continues after its
+// deadline, must forward nothing. There is no fence here: the repository would accept the
+// statements.
 func TestGatePausedPastItsDeadlinePassesNothing(t *testing.T) {
-	r := newRepository(t, "a")
+	both(t, testGatePausedPastItsDeadlinePassesNothing, "a")
+}
+
+func testGatePausedPastItsDeadlinePassesNothing(t *testing.T, r *repository) {
 	secret := r.raise(r.fence("a"), 1)
 	address, process, extend := startGateProcess(t, r, "127.0.0.1:0", r.role("a"), secret)
 	conns := make([]*pgx.Conn, 20)
@@ -288,7 +301,9 @@ func TestGatePausedPastItsDeadlinePassesNothing(t *testing.T) {
 	}
 	deadline := election.BootClock().Add(500 * time.Millisecond)
 	extend(deadline)
-	stopProcess(t, process.Pid)
+	if err := private.Freeze(t.Context(), process.Pid); err != nil {
+		t.Fatal(err)
+	}
 	var writers sync.WaitGroup
 	for _, conn := range conns {
 		writers.Go(func() {
@@ -300,7 +315,7 @@ func TestGatePausedPastItsDeadlinePassesNothing(t *testing.T) {
 	for election.BootClock() < deadline.Add(100*time.Millisecond) {
 		time.Sleep(10 * time.Millisecond)
 	}
-	continueProcess(process.Pid)
+	private.Thaw(process.Pid)
 	writers.Wait()
 	var late int
 	if err := r.super.QueryRow(t.Context(), "SELECT count(*) FROM work WHERE writer = 'late'").Scan(&late); err != nil || late != 0 {
@@ -355,7 +370,7 @@ func BenchmarkGate(b *testing.B) {
 		for _, way := range []string{"tcp", "socket"} {
 			b.Run(c.name+"-"+way, func(b *testing.B) {
 				var d, ratio []float64
-				for b.Loop() { // alternating, so that what else the machine does meets both
+				for b.Loop() { // alternating, so that other load affects both
 					direct := run(direct, c.args...)
 					d = append(d, direct)
 					ratio = append(ratio, 100*run(gated[way], c.args...)/direct)
@@ -368,5 +383,100 @@ func BenchmarkGate(b *testing.B) {
 				b.ReportMetric(0, "ns/op")
 			})
 		}
+	}
+}
+
+func TestGateErrorsDoNotQuoteTheConnectionString(t *testing.T) {
+	for _, dsn := range []string{"host=h password = geheim sslmode=bogus", "geheim"} {
+		if _, err := New(Config{Listen: "127.0.0.1:0", Password: "p", DSN: dsn}); err == nil || strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// A write that has to wait for the peer, over TLS, does not continue once the deadline has passed.
+func TestBlockedWriteEndsAtTheDeadline(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // of a test
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close() //nolint:errcheck // of a test
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close() //nolint:errcheck // of a test
+	var past atomic.Bool
+	gated := &checked{Conn: client, past: past.Load}
+	type outcome struct {
+		n   int
+		err error
+	}
+	const size = 64 << 20 // more than all buffers hold
+	done := make(chan outcome, 1)
+	go func() {
+		n, err := gated.Write(make([]byte, size))
+		done <- outcome{n, err}
+	}()
+	before := queued(t, client)
+	for now := before; now == 0 || now != before; now = queued(t, client) { // until it blocks
+		before = now
+		time.Sleep(20 * time.Millisecond)
+	}
+	past.Store(true)
+	go func() { _, _ = io.Copy(io.Discard, server) }()
+	o := <-done
+	if !errors.Is(o.err, errNotActive) || o.n >= size {
+		t.Errorf("%d of %d bytes were sent, %v", o.n, size, o.err)
+	}
+}
+
+// queued returns the bytes in a socket's send buffer.
+func queued(t *testing.T, c net.Conn) int {
+	t.Helper()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if e := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+	return n
+}
+
+// The peer's silence is detected: by keepalives on an idle connection, and by a timeout on
+// unacknowledged data.
+func TestGateNoticesASilentServer(t *testing.T) {
+	r := newRepository(t, "a")
+	g, err := New(Config{Listen: "127.0.0.1:0", Password: "p", DSN: r.upstream()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := g.upstream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.cfg.Deadline = func() election.Instant { return election.Never }
+	conn, err := cfg.DialFunc(t.Context(), "tcp", net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // of a test
+	raw, err := socket(conn).(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var user, idle int
+	if err := raw.Control(func(fd uintptr) {
+		user, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		idle, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+	}); err != nil || user == 0 || user > 10000 || idle > 5 {
+		t.Errorf("unacknowledged data for %d ms, keepalives after %d s (%v)", user, idle, err)
 	}
 }

@@ -1,4 +1,4 @@
-package postgres
+package gate
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,65 +24,70 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/postgres"
 )
 
-// GateConfig describes a [Gate].
-type GateConfig struct {
-	// Listen is where the program connects to: a loopback address with a port ("127.0.0.1:6432") or "unix:" and a path that ends in
-	// .s.PGSQL.PORT. The socket is for its Owner only.
+// Config describes a [Gate].
+type Config struct {
+	// Listen is the address that the program connects to: a loopback address with a port
+	// ("127.0.0.1:6432") or "unix:" and a path that ends in .s.PGSQL.PORT. Only Owner can use the
+	// socket.
 	Listen string
-	// Owner is who may connect to the socket, if not this process's own user.
-	Owner *Owner
-	// DSN tells where the repository is, and with which TLS settings. Its login is not used, and is better not in it: see [WithoutLogin].
+	// Owner may connect to the socket; the default is this process's own user.
+	Owner *postgres.Owner
+	// DSN locates the repository and sets TLS. Its login is unused and should be absent: see
+	// [postgres.WithoutLogin].
 	DSN string
-	// Role and Secret are how the program is logged in at the repository: those of one term.
+	// Role and Secret log the program in to the repository. They are those of one term.
 	Role, Secret string
-	// Password is what the program says. It never changes, and is of no use at the repository. It must be set for an address,
-	// because anybody on the host can connect there; with a socket it may be empty, and is then not asked for.
+	// Password is what the program sends. It never changes and is of no use at the repository. It
+	// is required for an address, because anybody on the host can connect there; with a socket it
+	// may be empty, and is then not requested.
 	Password string
-	// Deadline returns the instant from which on nothing may pass. It may move on until it has passed. It is asked before every
-	// chunk, from any goroutine, and must not block.
+	// Deadline returns the instant after which nothing may pass. It may be extended until it has
+	// passed. It is called before every chunk, from any goroutine, and must not block.
 	Deadline func() election.Instant
 	// Clock is the clock of the deadline. Nil: [election.BootClock].
 	Clock election.Clock
-	// Connect bounds the log-in at the repository. Zero: 10 s.
+	// Connect bounds the login to the repository; the default is 10 s.
 	Connect time.Duration
 	Log     zerolog.Logger
 }
 
-// Gate is a listener for programs whose repository password is fixed. The program logs in here with that password; the
-// gate logs in at the repository with the secret of the term, and passes on what both say until its deadline. A gate is for one term.
+// Gate is a listener for programs with a fixed repository password. The program logs in here with
+// that password. The gate logs in to the repository with the secret of the term, and forwards both
+// directions until its deadline. A gate serves one term.
 //
-// What the gate adds is promptness: from the deadline on nothing passes from this host, chunk by chunk, also when the
-// gate itself was stopped in between and goes on later. It is not the fence: between a look at the clock and the write that
-// follows there is a gap, and behind the write there are buffers. That no statement of an older term commits is the promise of
-// [Fence.Raise] alone.
+// The gate makes the cut prompt: after the deadline no chunk passes from this host, even if the
+// gate itself was stopped in between and continues later. It is not the fence: there is a gap
+// between a clock check and the write that follows, and there are buffers behind the write. That no
+// statement of an older term commits is the guarantee of [postgres.Fence.Raise] alone.
 type Gate struct {
-	cfg      GateConfig
-	upstream *pgconn.Config
-	network  string
-	address  string
-	over     atomic.Bool // the deadline was seen to have passed; there is no way back
+	cfg     Config
+	dial    pgconn.DialFunc // dials the repository's host
+	network string
+	address string
+	over    atomic.Bool // the deadline has passed; it never becomes false again
 
 	relay    *relay
 	mu       sync.Mutex
 	sessions map[*session]struct{}
 }
 
-// session is one connection of the program. Its fields are guarded by the gate's mutex, except that serve, which sets them,
-// reads them without it.
+// session is one connection of the program. The gate's mutex guards its fields; serve, which sets
+// them, reads them without it.
 type session struct {
 	client net.Conn
-	server net.Conn // nil before the log-in
+	server net.Conn // nil before the login
 	pid    uint32
 	key    []byte
 	config *pgconn.Config
-	remote string // address of the very server
+	remote string // address of the server that was reached
 	ended  bool
 }
 
-// end closes both sides. If it is hard, what is still in the sockets' buffers is not sent any more. The mutex is held. It
-// has no effect on sockets that the relay has.
+// end closes both sides. If it is hard, data still in the sockets' buffers is dropped. The caller
+// holds the mutex. It has no effect on sockets that the relay owns.
 func (s *session) end(hard bool) {
 	s.ended = true
 	for _, c := range []net.Conn{s.client, s.server} {
@@ -88,17 +95,14 @@ func (s *session) end(hard bool) {
 			continue
 		}
 		if hard {
-			under := c
-			if t, ok := c.(*tls.Conn); ok {
-				under = t.NetConn()
-			}
+			under := socket(c)
 			if tcp, ok := under.(*net.TCPConn); ok {
 				_ = tcp.SetLinger(0) // closed already
 			}
-			_ = under.Close() // without TLS's good-bye, which could wait
+			_ = under.Close() // without TLS's close_notify, which could block
 			continue
 		}
-		_ = c.Close() // there is nobody to tell
+		_ = c.Close() // the client has gone
 	}
 }
 
@@ -108,34 +112,77 @@ func (g *Gate) end(s *session) {
 	s.end(false)
 }
 
-// NewGate checks the configuration.
-func NewGate(cfg GateConfig) (*Gate, error) {
+// New checks the configuration. It does not listen.
+func New(cfg Config) (*Gate, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = election.BootClock
 	}
 	if cfg.Connect == 0 {
 		cfg.Connect = 10 * time.Second
 	}
-	g := &Gate{cfg: cfg, network: "tcp", address: cfg.Listen, sessions: map[*session]struct{}{}}
+	g := &Gate{
+		cfg: cfg, dial: postgres.Dialer(cfg.Connect).DialContext, network: "tcp", address: cfg.Listen, sessions: map[*session]struct{}{},
+	}
 	if path, ok := strings.CutPrefix(cfg.Listen, "unix:"); ok {
 		g.network, g.address = "unix", path
-	} else {
-		host, _, err := net.SplitHostPort(cfg.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("cannot set the gate up: listen: %v", err)
-		}
-		if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
-			return nil, fmt.Errorf("cannot set the gate up: %s is not a loopback address; the gate gives away the right to log in", cfg.Listen)
-		}
-		if cfg.Password == "" {
-			return nil, errors.New("cannot set the gate up: without a password everybody on this host could log in through it; set one, or listen on unix:PATH")
-		}
 	}
-	var err error
-	if g.upstream, err = pgconn.ParseConfig(cfg.DSN); err != nil {
-		return nil, fmt.Errorf("cannot read the repository's connection string: %s", Unquoted(err))
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if _, err := g.upstream(); err != nil {
+		return nil, fmt.Errorf("repository.dsn_file: %w", err)
 	}
 	return g, nil
+}
+
+// Validate reports what is wrong with the address and the password of c, after the key of the
+// configuration file.
+func (c *Config) Validate() error {
+	const listen, password = "repository.secret.gate.listen: ", "repository.secret.gate.password_file: "
+	if c.Listen == "" {
+		return errors.New(listen + "it is missing: where the program connects to, such as 127.0.0.1:6432")
+	}
+	if path, unix := strings.CutPrefix(c.Listen, "unix:"); unix {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf(listen+"%q needs an absolute path after unix: like unix:/run/x.sock", c.Listen)
+		}
+		return nil
+	}
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf(listen+"%q is not an address: write host:port, such as 127.0.0.1:6432", c.Listen)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
+		return fmt.Errorf(listen+"%s is not a loopback address; the gate gives away the right to log in", c.Listen)
+	}
+	if c.Password == "" {
+		return errors.New(password + "without a password everybody on this host could log in through the gate: set one, or listen on unix:PATH")
+	}
+	return nil
+}
+
+// upstream parses how to reach the repository. It runs for each connection, so that certificates
+// may change.
+func (g *Gate) upstream() (*pgconn.Config, error) {
+	if err := postgres.CheckDSN(g.cfg.DSN); err != nil {
+		return nil, err
+	}
+	cfg, err := pgconn.ParseConfig(g.cfg.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the repository's connection string: %s", postgres.Unquoted(err))
+	}
+	cfg.BuildFrontend = postgres.Frontend // until the program takes over
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := g.dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &checked{Conn: conn, past: g.past}, nil
+	}
+	return cfg, nil
 }
 
 func (g *Gate) closeAll() {
@@ -146,7 +193,7 @@ func (g *Gate) closeAll() {
 	}
 }
 
-// left returns how long it is until the deadline; 0 once it has passed.
+// left returns the time until the deadline; 0 once it has passed.
 func (g *Gate) left() time.Duration {
 	left := g.cfg.Deadline().Sub(g.cfg.Clock())
 	if left <= 0 {
@@ -161,7 +208,8 @@ func (g *Gate) left() time.Duration {
 // past reports whether the deadline has passed.
 func (g *Gate) past() bool { return g.left() == 0 }
 
-// Run listens until ctx ends; ready, if not nil, is told the address. All connections are closed when it returns.
+// Run listens until ctx ends, and calls ready, if not nil, with the address. All connections are
+// closed when it returns.
 func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	if g.network == "unix" {
 		if err := os.Remove(g.address); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -170,7 +218,8 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	}
 	config := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) (err error) {
 		if network == "unix" {
-			// The mode of the socket file is that of the socket: nobody else may connect, at no moment.
+			// The mode of the socket file is that of the socket: nobody else may connect at any
+			// moment.
 			ctl := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) })
 			return errors.Join(ctl, err)
 		}
@@ -208,8 +257,8 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 			}
 			return nil
 		case err != nil:
-			// Out of file descriptors, most likely; it will pass.
-			g.cfg.Log.Warn().Err(err).Msg("the gate could not accept a connection")
+			// Most likely out of file descriptors, which will pass.
+			g.cfg.Log.Warn().Err(err).Msg("the gate cannot accept a connection")
 			if sleep(ctx, 50*time.Millisecond) != nil {
 				return nil
 			}
@@ -219,7 +268,7 @@ func (g *Gate) Run(ctx context.Context, ready func(net.Addr)) error {
 	}
 }
 
-// watch closes all connections when the deadline has passed, idle ones too.
+// watch closes all connections, even idle ones, when the deadline has passed.
 func (g *Gate) watch(ctx context.Context) {
 	for left := g.left(); left > 0; left = g.left() {
 		if sleep(ctx, min(left, time.Second)) != nil {
@@ -234,7 +283,7 @@ const (
 	codeCancel = 80877102
 	codeTLS    = 80877103
 	codeGSS    = 80877104
-	// No client has a longer first message; a longer one is a stranger's.
+	// No client has a longer first message.
 	maxStartup = 10000
 )
 
@@ -252,7 +301,7 @@ func (g *Gate) serve(ctx context.Context, client net.Conn) {
 	if ctx.Err() != nil {
 		return
 	}
-	_ = client.SetDeadline(time.Now().Add(g.cfg.Connect)) // a client that does not speak is not kept
+	_ = client.SetDeadline(time.Now().Add(g.cfg.Connect)) // a silent client is dropped
 	startup, err := g.greet(s)
 	if err != nil || startup == nil {
 		return // a cancellation, a port scan
@@ -263,7 +312,7 @@ func (g *Gate) serve(ctx context.Context, client net.Conn) {
 			reply.Code, reply.Message, reply.Detail, reply.Hint = pe.Code, pe.Message, pe.Detail, pe.Hint
 		}
 		if b, err := reply.Encode(nil); err == nil {
-			_, _ = client.Write(b) // it is told, if it listens
+			_, _ = client.Write(b) // the client may have gone
 		}
 		return
 	}
@@ -282,19 +331,75 @@ func (g *Gate) serve(ctx context.Context, client net.Conn) {
 	default: // TLS, most likely
 		var up sync.WaitGroup
 		up.Go(func() { defer g.end(s); g.pass(s.server, s.client) })
-		g.pass(s.client, s.server)
+		g.pass(&checked{Conn: s.client, past: g.past}, s.server)
 		g.end(s)
 		up.Wait()
 	}
 }
 
-// sockets takes the sockets out of two connections, or returns -1 if one of them is more than a socket.
+// socket is the connection under TLS and under the clock check.
+func socket(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*checked); ok {
+		c = t.Conn
+	}
+	return c
+}
+
+// checked is a connection on which nothing is sent after the deadline, not even the rest of a write
+// that had to wait for the peer: the clock is checked before each write to the socket. What TLS
+// adds passes through it too.
+type checked struct {
+	net.Conn
+	past func() bool
+}
+
+func (c *checked) Write(b []byte) (sent int, err error) {
+	under, ok := c.Conn.(syscall.Conn)
+	if !ok { // not a socket, so it can't block
+		if c.past() {
+			return 0, errNotActive
+		}
+		return c.Conn.Write(b)
+	}
+	raw, err := under.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) (done bool) {
+		for sent < len(b) {
+			if c.past() {
+				failed = errNotActive
+				return true
+			}
+			n, errno := write(int(fd), b[sent:])
+			switch errno {
+			case 0:
+				sent += n
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				return false
+			default:
+				failed = os.NewSyscallError("send", errno)
+				return true
+			}
+		}
+		return true
+	})
+	return sent, errors.Join(err, failed)
+}
+
+// sockets extracts the sockets of two connections, or returns -1 if one of them is more than a
+// socket.
 func sockets(client, server net.Conn) (from, to int) {
 	if _, ok := server.(*tls.Conn); ok {
 		return -1, -1
 	}
 	var err error
-	if to, err = raw(server); err != nil {
+	if to, err = raw(socket(server)); err != nil {
 		return -1, -1
 	}
 	if from, err = raw(client); err != nil {
@@ -304,7 +409,8 @@ func sockets(client, server net.Conn) (from, to int) {
 	return from, to
 }
 
-// greet reads the first messages of a client, answers what is answered here, and returns the one that asks for a session.
+// greet reads the first messages of a client, answers those that the gate can answer, and returns
+// the one that starts a session.
 func (g *Gate) greet(s *session) (*pgproto3.StartupMessage, error) {
 	for {
 		body, err := readSized(s.client, maxStartup)
@@ -316,7 +422,7 @@ func (g *Gate) greet(s *session) (*pgproto3.StartupMessage, error) {
 		}
 		switch code := binary.BigEndian.Uint32(body); {
 		case code == codeTLS, code == codeGSS:
-			if _, err := s.client.Write([]byte{'N'}); err != nil { // not on this host
+			if _, err := s.client.Write([]byte{'N'}); err != nil { // no TLS within a host
 				return nil, err
 			}
 		case code == codeCancel:
@@ -324,7 +430,8 @@ func (g *Gate) greet(s *session) (*pgproto3.StartupMessage, error) {
 			return nil, nil
 		case code>>16 == 3:
 			startup := &pgproto3.StartupMessage{}
-			// The library knows two minor versions; what differs in others is negotiated below.
+			// The library supports two minor versions; the differences in others are negotiated
+			// below.
 			minor := code & 0xffff
 			binary.BigEndian.PutUint32(body, pgproto3.ProtocolVersion30)
 			if err := startup.Decode(body); err != nil {
@@ -353,7 +460,7 @@ func (g *Gate) greet(s *session) (*pgproto3.StartupMessage, error) {
 	}
 }
 
-// readSized reads a length and that much, and not a byte more.
+// readSized reads a length and exactly that many bytes.
 func readSized(r io.Reader, limit uint32) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -373,7 +480,8 @@ var (
 	errPassword  = &pgconn.PgError{Code: "28P01", Message: "password authentication failed at the gate"}
 )
 
-// connect checks the program's password, logs in at the repository, and tells the program that it is in.
+// connect checks the program's password, logs in to the repository, and completes the program's
+// login.
 func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.StartupMessage) error {
 	if g.cfg.Password != "" {
 		if err := g.checkPassword(s.client); err != nil {
@@ -386,7 +494,11 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 	if startup.Parameters["replication"] != "" {
 		return errors.New("replication does not go through the gate")
 	}
-	cfg := g.upstream.Copy()
+	cfg, err := g.upstream()
+	if err != nil {
+		g.cfg.Log.Warn().Err(err).Msg("the gate cannot reach the repository")
+		return errors.New("the gate could not reach the repository")
+	}
 	cfg.User, cfg.Password = g.cfg.Role, g.cfg.Secret
 	if cfg.Database = startup.Parameters["database"]; cfg.Database == "" {
 		cfg.Database = startup.Parameters["user"]
@@ -402,7 +514,7 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 		if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 			return pe
 		}
-		g.cfg.Log.Warn().Err(err).Msg("the gate could not reach the repository")
+		g.cfg.Log.Warn().Err(err).Msg("the gate cannot reach the repository")
 		return errors.New("the gate could not reach the repository")
 	}
 	if err := conn.SyncConn(ctx); err != nil {
@@ -411,7 +523,7 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 	}
 	hijacked, err := conn.Hijack()
 	if err != nil {
-		_ = conn.Close(ctx) // not in a state to be used
+		_ = conn.Close(ctx) // not in a usable state
 		return errors.New("the gate lost the repository")
 	}
 	g.mu.Lock()
@@ -419,7 +531,7 @@ func (g *Gate) connect(ctx context.Context, s *session, startup *pgproto3.Startu
 	over := s.ended
 	g.mu.Unlock()
 	if over || g.past() {
-		_ = hijacked.Conn.Close() // ended before it had this one
+		_ = hijacked.Conn.Close() // the session ended before it had this connection
 		return errNotActive
 	}
 	var b []byte
@@ -464,7 +576,7 @@ func (g *Gate) checkPassword(client net.Conn) error {
 	return nil
 }
 
-// cancel passes on the cancellation of a statement of a session that goes through this gate.
+// cancel forwards the cancellation of a statement of a session of this gate.
 func (g *Gate) cancel(key []byte) {
 	if len(key) < 8 || g.past() {
 		return
@@ -483,24 +595,25 @@ func (g *Gate) cancel(key []byte) {
 	}
 	network, address := pgconn.NetworkAddress(config.Host, config.Port)
 	if network == "tcp" {
-		address = server // the very server, if the name has several
+		address = server // the server that was reached, if the name has several
 	}
 	dialer := net.Dialer{Timeout: g.cfg.Connect}
 	conn, err := dialer.DialContext(context.Background(), network, address)
 	if err != nil {
-		return // as with any cancellation, nobody is told
+		return // a cancellation never gets a reply
 	}
 	defer conn.Close() //nolint:errcheck // the server closes it
 	_ = conn.SetDeadline(time.Now().Add(g.cfg.Connect))
 	message := binary.BigEndian.AppendUint32(nil, uint32(len(key)+8))
 	message = binary.BigEndian.AppendUint32(message, codeCancel)
 	if _, err := conn.Write(append(message, key...)); err == nil {
-		_, _ = conn.Read(make([]byte, 1)) // the server closes it when it has done it
+		_, _ = conn.Read(make([]byte, 1)) // the server closes it once done
 	}
 }
 
-// pass copies from src to dst until one of them ends or the deadline has passed. It is never left to the kernel
-// (splice) or to io.Copy: a gate that was stopped and goes on after its deadline must not pass on what it holds.
+// pass copies from src to dst until one of them ends or the deadline has passed. It uses neither
+// splice nor io.Copy: a gate that was stopped and continues after its deadline must not forward
+// what it holds.
 func (g *Gate) pass(dst, src net.Conn) {
 	buf := make([]byte, chunk)
 	for {
@@ -516,5 +629,17 @@ func (g *Gate) pass(dst, src net.Conn) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// sleep waits for d, or returns the cause of ctx's end.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }

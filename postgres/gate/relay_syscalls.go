@@ -1,4 +1,4 @@
-package postgres
+package gate
 
 import (
 	"unsafe"
@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These don't block, so the runtime need not be told of them; that would cost more than the call.
+// These calls don't block, so the runtime need not know about them; telling it would cost more than
+// the call.
 
 func read(fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
