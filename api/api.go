@@ -17,30 +17,44 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
+	"golang.org/x/net/netutil"
+
+	"github.com/tanist/tanist/election"
 )
 
-// Answer is the answer to a question about a role or a state: yes or no, and a document that says more.
+// Answer is the response to a question about a role or a state: yes or no, and a document with
+// details.
 type Answer func() (yes bool, more any)
 
-// Document returns what is shown at a path. An error becomes a 503.
+// Document returns the document for a path. An error becomes a 503.
 type Document func(ctx context.Context) (any, error)
 
-// Config is what a server shows.
+// Config is what a server serves.
 type Config struct {
 	// Answers, by path ("/active"). They must not block.
 	Answers map[string]Answer
 	// Documents, by path ("/v1/cluster"). They get a context of a few seconds.
 	Documents map[string]Document
-	// Handlers, by pattern of [http.ServeMux] ("POST /v1/failsafe").
+	// Secret, if set, signs a document when the request carries a nonce. Other hosts may read
+	// documents if they prove that they have it.
+	Secret election.Secret
+	// Token, if set, returns the bearer token with which other hosts may read documents and
+	// metrics.
+	Token func() (string, error)
+	// Open lets other hosts read documents and metrics without any secret.
+	Open bool
+	// Handlers, by pattern of [http.ServeMux] ("POST /v1/failsafe"). Anybody who reaches the server
+	// reaches them: each must require proof of a secret before it changes anything.
 	Handlers map[string]http.Handler
 	// Metrics are collected for /metrics.
 	Metrics []prometheus.Collector
-	// AgentCheck returns HAProxy's agent-check words ("ready up"). It must not block.
+	// AgentCheck returns HAProxy's agent-check line ("ready up"). It must not block.
 	AgentCheck func() string
 	Log        zerolog.Logger
 }
 
-// Server answers. Make it with New, give it listeners with Listen and ListenAgentCheck, and Run it.
+// Server serves HTTP and the agent-check. Create it with New, add listeners with Listen and
+// ListenAgentCheck, and call Run.
 type Server struct {
 	cfg    Config
 	http   http.Server
@@ -50,21 +64,26 @@ type Server struct {
 
 const (
 	documentTimeout = 3 * time.Second
-	// documentsAtOnce bounds what many who ask can make a process ask of the store.
+	// documentsAtOnce bounds how many store requests the clients can cause at the same time.
 	documentsAtOnce = 4
 	checkTimeout    = 2 * time.Second
+	// A silent connection must not keep others out for longer than a request may take, and no
+	// client's connections may use up the file descriptors of the process.
+	webAtOnce       = 256
+	checksAtOnce    = 64
+	maxBody         = 64 << 10
 	shutdownTimeout = 2 * time.Second
 )
 
-// New makes a server that does not listen yet.
+// New returns a server that does not listen yet.
 func New(cfg Config) *Server {
 	mux := http.NewServeMux()
 	for path, answer := range cfg.Answers {
-		mux.Handle(exact(path), answerHandler(answer))
+		mux.Handle(exact(path), answerHandler(answer, cfg.trusts))
 	}
 	places := make(chan struct{}, documentsAtOnce)
 	for path, document := range cfg.Documents {
-		mux.Handle(path, documentHandler(document, places))
+		mux.Handle(path, cfg.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
 	}
 	for pattern, handler := range cfg.Handlers {
 		mux.Handle(pattern, handler)
@@ -72,21 +91,33 @@ func New(cfg Config) *Server {
 	if len(cfg.Metrics) > 0 {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(cfg.Metrics...)
-		mux.Handle("/metrics", reading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+		mux.Handle("/metrics", cfg.guarded(reading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))))
 	}
-	// What is not here is told like every other error.
+	// Unknown paths get a problem document like every other error.
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		Problem(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %.200q for %s", r.URL.Path, r.Method))
 	})
 	s := &Server{cfg: cfg}
 	s.http = http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: limited(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	return s
 }
 
-// exact makes a pattern match its own path only.
+// limited bounds the size of a request. No legitimate request is long.
+func limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > maxBody {
+			Problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the request has a body of more than %d bytes", maxBody))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// exact makes a pattern match only its own path.
 func exact(path string) string {
 	if path == "/" {
 		return "/{$}"
@@ -94,18 +125,19 @@ func exact(path string) string {
 	return path
 }
 
-// Listen makes the server listen on a TCP address. The address is in use from here on, so that a mistake is found before
-// anything is started.
+// Listen makes the server listen on a TCP address. It binds the address at once, so that a mistake
+// is found before anything is started.
 func (s *Server) Listen(address string) (net.Addr, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %v", address, plain(err))
 	}
-	s.web = append(s.web, l)
+	s.web = append(s.web, netutil.LimitListener(l, webAtOnce))
 	return l.Addr(), nil
 }
 
-// plain returns what is wrong, without the operation and the address that are told anyway.
+// plain strips the operation and the address from an error, because the message contains them
+// anyway.
 func plain(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
@@ -119,17 +151,17 @@ func (s *Server) ListenAgentCheck(address string) (net.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %v", address, plain(err))
 	}
-	s.checks = append(s.checks, l)
+	s.checks = append(s.checks, netutil.LimitListener(l, checksAtOnce))
 	return l.Addr(), nil
 }
 
-// Run serves until ctx ends, and returns when nobody is served any more. Call it once.
+// Run serves until ctx ends, and returns once every request has been served. Call it once.
 func (s *Server) Run(ctx context.Context) {
 	var serving sync.WaitGroup
 	for _, l := range s.web {
 		serving.Go(func() {
 			if err := s.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-				s.cfg.Log.Error().Err(err).Str("address", l.Addr().String()).Msg("the server ended")
+				s.cfg.Log.Error().Err(err).Str("address", l.Addr().String()).Msg("the HTTP server stopped")
 			}
 		})
 	}
@@ -138,7 +170,7 @@ func (s *Server) Run(ctx context.Context) {
 	}
 	<-ctx.Done()
 	for _, l := range s.checks {
-		_ = l.Close() // only read side effects: agentChecks ends
+		_ = l.Close() // agentChecks then ends; nothing was buffered
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
@@ -148,7 +180,7 @@ func (s *Server) Run(ctx context.Context) {
 	serving.Wait()
 }
 
-// Close lets go of the listeners of a server that was never run.
+// Close closes the listeners of a server that was never run.
 func (s *Server) Close() {
 	for _, l := range append(s.web, s.checks...) {
 		_ = l.Close()
@@ -167,13 +199,14 @@ func (s *Server) agentChecks(l net.Listener) {
 		answering.Go(func() {
 			defer conn.Close()
 			if err := conn.SetDeadline(time.Now().Add(checkTimeout)); err == nil {
-				_, _ = io.WriteString(conn, s.cfg.AgentCheck()+"\n") // a proxy that has gone asks again
+				_, _ = io.WriteString(conn, s.cfg.AgentCheck()+"\n") // the proxy retries if it has gone
 			}
 		})
 	}
 }
 
-func answerHandler(answer Answer) http.Handler {
+// answerHandler responds with yes or no to everybody, and with the details to those that it trusts.
+func answerHandler(answer Answer, trusts func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead, http.MethodOptions:
@@ -192,11 +225,14 @@ func answerHandler(answer Answer) http.Handler {
 			w.WriteHeader(status)
 			return
 		}
+		if !trusts(r) {
+			more = map[string]bool{"yes": yes}
+		}
 		write(w, status, "application/json", more)
 	})
 }
 
-// reading lets only requests pass that change nothing.
+// reading admits only requests that change nothing.
 func reading(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -208,8 +244,8 @@ func reading(next http.Handler) http.Handler {
 	})
 }
 
-// documentHandler takes one of the places while it works.
-func documentHandler(document Document, places chan struct{}) http.Handler {
+// documentHandler occupies one of the slots while it works.
+func documentHandler(document Document, places chan struct{}, sign func(*http.Request, http.Header, []byte)) http.Handler {
 	return reading(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), documentTimeout)
 		defer cancel()
@@ -226,12 +262,32 @@ func documentHandler(document Document, places chan struct{}) http.Handler {
 			Problem(w, http.StatusServiceUnavailable, err.Error())
 			return
 		}
+		body, err := json.Marshal(doc)
+		if err != nil {
+			Problem(w, http.StatusInternalServerError, "cannot say this in JSON")
+			return
+		}
+		body = append(body, '\n')
 		w.Header().Set("Cache-Control", "no-store")
-		write(w, http.StatusOK, "application/json", doc)
+		w.Header().Set("Content-Type", "application/json")
+		sign(r, w.Header(), body)
+		_, _ = w.Write(body) // the client may have gone
 	}))
 }
 
-// Problem answers with an RFC 9457 problem document.
+// signer signs the document at path if the request carries a nonce.
+func signer(secret election.Secret, path string) func(*http.Request, http.Header, []byte) {
+	return func(r *http.Request, answer http.Header, body []byte) {
+		if len(secret) == 0 {
+			return
+		}
+		if signature := secret.SignAnswer(path, r.Header.Get(election.NonceHeader), body); signature != "" {
+			answer.Set(election.SignatureHeader, signature)
+		}
+	}
+}
+
+// Problem responds with an RFC 9457 problem document.
 func Problem(w http.ResponseWriter, status int, detail string) {
 	write(w, status, "application/problem+json", map[string]any{
 		"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail,
@@ -246,14 +302,15 @@ func write(w http.ResponseWriter, status int, kind string, v any) {
 	}
 	w.Header().Set("Content-Type", kind)
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // whoever asked has gone
+	_, _ = w.Write(append(body, '\n')) // the client may have gone
 }
 
-// ListenUnix makes the server listen on a Unix socket that only its own user and group may use. A socket that nobody
-// listens on is replaced; one that is in use, or that we may not use, is an error.
+// ListenUnix makes the server listen on a Unix socket for its own user and group only. It replaces
+// a socket on which nobody listens. A socket in use, or one that this process may not use, is an
+// error.
 func (s *Server) ListenUnix(path string) error {
 	fail := func(err error) error { return fmt.Errorf("cannot listen on %s: %v", path, plain(err)) }
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // its contents have their own permissions
 		return fail(err)
 	}
 	info, err := os.Lstat(path)
@@ -271,30 +328,31 @@ func (s *Server) ListenUnix(path string) error {
 			return fail(errors.New("another process does"))
 		}
 		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
-			// A process that is frozen or busy does not answer, and one of another user is not ours to ask: neither is stale.
+			// A process that is frozen or busy does not respond, and one of another user can't be
+			// asked: neither socket is stale.
 			return fail(fmt.Errorf("another process may, and can't be asked (%v)", plain(err)))
 		}
 	}
-	// The socket gets its name when it has its permissions, so that there is no moment in which others can connect. The name is
-	// taken over in one step.
+	// The socket gets its final name only after its permissions, so that others can't connect at
+	// any moment. The rename is atomic.
 	private, err := os.MkdirTemp(filepath.Dir(path), ".")
 	if err != nil {
 		return fail(err)
 	}
-	defer os.Remove(private) //nolint:errcheck // it is gone if all went well
+	defer os.Remove(private) //nolint:errcheck // already renamed on success
 	hidden := filepath.Join(private, "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
 	if err != nil {
 		return fail(err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(hidden, 0o660); err == nil {
+	if err = os.Chmod(hidden, 0o660); err == nil { //nolint:gosec // group access is intended
 		err = os.Rename(hidden, path)
 	}
 	if err != nil {
 		return errors.Join(fail(err), l.Close(), os.Remove(hidden))
 	}
-	s.web = append(s.web, &named{Listener: l, path: path})
+	s.web = append(s.web, &named{Listener: netutil.LimitListener(l, webAtOnce), path: path})
 	return nil
 }
 
@@ -305,8 +363,9 @@ type named struct {
 	remove sync.Once
 }
 
-// Close implements [net.Listener]. The name goes first, and once: as long as we listen it is ours, and later it may be another's.
+// Close implements [net.Listener]. It removes the name first, and once: while we listen the name is
+// ours, and later it may belong to another process.
 func (n *named) Close() error {
-	n.remove.Do(func() { _ = os.Remove(n.path) }) // it may have been removed by hand
+	n.remove.Do(func() { _ = os.Remove(n.path) }) // an operator may have removed it
 	return n.Listener.Close()
 }

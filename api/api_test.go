@@ -119,7 +119,7 @@ func TestServer(t *testing.T) {
 	<-ended
 }
 
-// serve runs a server on loopback until the test ends, and returns what asks it.
+// serve runs a server on loopback until the test ends, and returns a function that queries it.
 func serve(t *testing.T, cfg Config) func(method, path string) (status int, kind, body string) {
 	t.Helper()
 	s := New(cfg)
@@ -158,7 +158,7 @@ func ask(t *testing.T, client *http.Client, method, url string) (status int, kin
 	return resp.StatusCode, resp.Header.Get("Content-Type"), string(b)
 }
 
-// TestEveryErrorIsAProblemDocument: also those that a router would answer in its own words.
+// TestEveryErrorIsAProblemDocument: even those that a router would word itself.
 func TestEveryErrorIsAProblemDocument(t *testing.T) {
 	do := serve(t, Config{
 		Answers:   map[string]Answer{"/": func() (bool, any) { return true, nil }, "/active": func() (bool, any) { return true, nil }},
@@ -204,7 +204,8 @@ func TestEveryErrorIsAProblemDocument(t *testing.T) {
 	}
 }
 
-// TestFrozenProcessSaysNo: an answer is found out when it is asked for, not when the state last changed.
+// TestFrozenProcessSaysNo: an answer is computed when it is requested, not when the state last
+// changed.
 func TestFrozenProcessSaysNo(t *testing.T) {
 	var deadline atomic.Int64
 	deadline.Store(time.Now().Add(time.Hour).UnixNano())
@@ -218,7 +219,8 @@ func TestFrozenProcessSaysNo(t *testing.T) {
 	}
 }
 
-// TestUnixSocket: one of a process that died is replaced, one that is in use is not, and a file is never removed.
+// TestUnixSocket: the socket of a dead process is replaced, a socket in use is not, and a file is
+// never removed.
 func TestUnixSocket(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "run", "tanist.sock")
@@ -287,7 +289,7 @@ func TestAddressInUse(t *testing.T) {
 	again.Close()
 }
 
-// TestSlowAgentCheck: a proxy that connects and says nothing holds nobody up.
+// TestSlowAgentCheck: a proxy that connects and stays silent blocks nobody.
 func TestSlowAgentCheck(t *testing.T) {
 	s := New(Config{AgentCheck: func() string { return "ready up" }})
 	at, err := s.ListenAgentCheck("127.0.0.1:0")

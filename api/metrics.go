@@ -7,22 +7,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Sample is one value of a metric at the moment of a scrape.
+// Sample is one value of a metric at the time of a scrape.
 type Sample struct {
 	Name    string
 	Help    string
-	Counter bool // else a gauge
+	Counter bool // otherwise a gauge
 	Labels  map[string]string
 	Value   float64
 }
 
-// Gauges is a collector of what samples returns at each scrape. Constant labels are added to every sample.
+// Gauges collects the result of samples at each scrape. It adds the constant labels to every
+// sample.
 type Gauges struct {
 	Constant map[string]string
 	Samples  func() []Sample
 }
 
-// Describe implements [prometheus.Collector]: it says nothing, which makes the collector an unchecked one.
+// Describe implements [prometheus.Collector]. It sends nothing, which makes the collector an
+// unchecked one.
 func (g Gauges) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
