@@ -31,6 +31,19 @@ func (l *lasting) Adopt(_ context.Context, deadline election.Instant) error {
 	return nil
 }
 
+// Start ends what an earlier process left, as the drivers do.
+func (l *lasting) Start(ctx context.Context, env []string, deadline election.Instant) error {
+	if r := l.current(); r != nil {
+		select {
+		case <-r.gone:
+		default:
+			r.kill <- "killed: left over"
+			<-r.gone
+		}
+	}
+	return l.program.Start(ctx, env, deadline)
+}
+
 func (l *lasting) Detach() error {
 	if l.refuseDetach {
 		return errors.New("no")
@@ -38,15 +51,20 @@ func (l *lasting) Detach() error {
 	return nil
 }
 
-// notes is a memory for one sidecar.
+// notes is a Memory for one sidecar.
 type notes struct {
-	mu   sync.Mutex
-	held *election.Held
+	mu    sync.Mutex
+	held  *election.Held
+	stuck bool  // Clear fails
+	fail  error // of Save
 }
 
 func (n *notes) Save(h election.Held) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.fail != nil {
+		return n.fail
+	}
 	n.held = &h
 	return nil
 }
@@ -54,6 +72,9 @@ func (n *notes) Save(h election.Held) error {
 func (n *notes) Clear() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.stuck {
+		return errors.New("read-only file system")
+	}
 	n.held = nil
 	return nil
 }
@@ -64,7 +85,8 @@ func (n *notes) get() *election.Held {
 	return n.held
 }
 
-// upgrade is a world in which ctl-a is active, was detached, and a next process of it can be started.
+// upgrade returns a world in which ctl-a is active and was detached, and a function that starts its
+// next process.
 func upgrade(t *testing.T, refuse bool) (w *world, a, b *host, next func() *host, memory *notes) {
 	w = newWorld(t)
 	memory = &notes{}
@@ -118,8 +140,8 @@ func TestUpgradeOfTheSidecarIsNoOutage(t *testing.T) {
 	})
 }
 
-// The next process comes too late: the guard has ended the controller, and the lease is lost or not; either way there is one
-// active in the end, and never two.
+// TestUpgradeThatComesTooLate: the next process comes too late. The guard has ended the controller,
+// and the lease is lost or not. In the end one is active, and never two are.
 func TestUpgradeThatComesTooLate(t *testing.T) {
 	for _, late := range []time.Duration{3700 * time.Millisecond, 6 * time.Second, 20 * time.Second} {
 		t.Run(late.String(), func(t *testing.T) {
@@ -152,4 +174,82 @@ func TestDetachThatIsRefusedStopsTheController(t *testing.T) {
 		w.wait(time.Second, "ctl-b serves", b.is(election.StateServing))
 		w.finish()
 	})
+}
+
+// TestReignWhoseReleaseWasSentStartsNothingWhenItIsTakenUp: the record of a reign cannot be
+// removed, its release is under way when the sidecar is killed, and the next process finds the role
+// key still bound. It may only adopt what runs, and nothing does: the release is clean, and that
+// must stay true.
+func TestReignWhoseReleaseWasSentStartsNothingWhenItIsTakenUp(t *testing.T) {
+	for _, verb := range []string{"Release", "HandOver"} {
+		for _, ms := range []int{100, 300, 450, 700, 1200} {
+			synctest.Test(t, func(t *testing.T) {
+				w, all := sites(t, "ctl-a", "ctl-b")
+				a, b := all[0], all[1]
+				for _, s := range all {
+					s.program.set(func() { s.program.startsIn = 0 })
+				}
+				if verb == "Release" {
+					w.store.Overwrite("pause", `{"by":"ana"}`) // so that nobody makes an offer
+					w.wait(time.Second, "ctl-b is paused", b.now.is(election.StatePaused))
+				}
+				a.memory.stuck = true
+				a.now.client.DeliverLate(1, time.Duration(ms)*time.Millisecond, verb)
+				before := a.now.client.Calls(verb)
+				a.now.cause(errKilled)
+				w.wait(time.Second, "the release is sent", func() bool { return a.now.client.Calls(verb) > before })
+				a.now.kill()
+				a.boot()
+				w.store.Remove("pause")
+				time.Sleep(5 * time.Second)
+				w.wait(10*time.Second, "one serves", func() bool { return a.now.sidecar.Serving() || b.now.sidecar.Serving() })
+				w.finishSites(all)
+			})
+		}
+	}
+}
+
+// TestReignTakenUpWithoutAProgramIsNoFailedStart: a sidecar that is killed between its claim and
+// the start finds nothing to adopt when it is back. That is no failed start: it claims again at
+// once, without a cool-down.
+func TestReignTakenUpWithoutAProgramIsNoFailedStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.site("ctl-a")
+		a.boot(func(c *Config) {
+			c.Hook = func(ctx context.Context, event string, _ []string) error {
+				if event == "pre_start" {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}
+		})
+		w.wait(5*time.Second, "ctl-a has claimed", a.now.is(election.StateStarting))
+		a.now.kill()
+		a.boot()
+		w.wait(10*time.Second, "ctl-a serves", a.now.is(election.StateServing))
+		w.finishSites([]*site{a})
+	})
+}
+
+// TestForeignRoleKeyDoesNotCostTheAdoption: somebody wrote over the role key, bound to the lease as
+// it is, while no process of the holder ran to repair it. The next process writes it again, and
+// takes its reign up.
+func TestForeignRoleKeyDoesNotCostTheAdoption(t *testing.T) {
+	for _, value := range []string{"garbage", `{"controller":"mallory","term":99,"state":"serving","url":"http://mallory"}`} {
+		synctest.Test(t, func(t *testing.T) {
+			w, all := sites(t, "ctl-a", "ctl-b")
+			a, b := all[0], all[1]
+			before := w.store.Value("active")
+			a.now.kill()
+			w.store.OverwriteKept("active", value)
+			a.boot()
+			w.wait(2*time.Second, "ctl-a has its reign again", func() bool { return a.now.sidecar.Serving() && w.store.Value("active") == before })
+			time.Sleep(10 * time.Second)
+			if a.program.starts.Load() != 1 || b.program.starts.Load() != 0 {
+				t.Error("the controller was started again")
+			}
+			w.finishSites(all)
+		})
+	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// chronicle writes the records of reigns in the background, since a takeover must not wait for what only people read. One
-// attempt each: a store that is away has other worries.
+// chronicle writes the records of reigns in the background, because a takeover must not wait for
+// what only people read. Each record gets one attempt.
 type chronicle struct {
 	keys    election.Keys
 	attempt time.Duration
@@ -23,7 +23,7 @@ type chronicle struct {
 	waiting []election.History
 }
 
-// historyKept is how many reigns are kept.
+// historyKept is the number of reigns whose records are kept.
 const historyKept = 200
 
 // add queues a record. It does not block.
@@ -37,7 +37,7 @@ func (c *chronicle) add(h election.History) {
 	}
 }
 
-// loop writes until ctx ends, then what is still waiting.
+// loop writes until ctx ends, and then what is still queued.
 func (c *chronicle) loop(ctx context.Context) {
 	for ended := false; !ended; {
 		select {
@@ -64,6 +64,13 @@ func (c *chronicle) loop(ctx context.Context) {
 func (c *chronicle) write(ctx context.Context, h election.History) error {
 	limited, cancel := context.WithTimeout(ctx, c.attempt)
 	defer cancel()
+	if h.When.IsZero() { // an earlier process of this sidecar recorded its beginning
+		began, err := c.began(limited, h)
+		if err != nil {
+			return err
+		}
+		h = began
+	}
 	if err := c.keys.Put(limited, election.Put{Key: election.HistoryKey(h.Term), Value: h.Encode()}); err != nil {
 		return err
 	}
@@ -73,18 +80,37 @@ func (c *chronicle) write(ctx context.Context, h election.History) error {
 	return nil
 }
 
-// prune removes the records of reigns up to a term.
+// began adds the beginning of a reign, which an earlier process recorded, to its end.
+func (c *chronicle) began(ctx context.Context, h election.History) (election.History, error) {
+	e, err := c.keys.Get(ctx, election.HistoryKey(h.Term))
+	if err != nil {
+		return h, err
+	}
+	began, ok := readHistory(e)
+	if !ok || began.Term != h.Term {
+		return h, nil
+	}
+	began.Ended, began.EndedBy, began.EndDetect, began.EndStop = h.Ended, h.EndedBy, h.EndDetect, h.EndStop
+	return began, nil
+}
+
+// readHistory decodes a record. ok is false if it is not one.
+func readHistory(e election.Entry) (h election.History, ok bool) {
+	return h, e.Version != 0 && json.Unmarshal(e.Value, &h) == nil
+}
+
+// prune removes the records of reigns up to and including a term.
 func (c *chronicle) prune(ctx context.Context, upTo election.Term) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*c.attempt)
 	defer cancel()
-	entries, err := c.keys.List(ctx, "history/")
+	entries, err := c.keys.List(ctx, election.HistoryPrefix)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		var h election.History
-		if json.Unmarshal(e.Value, &h) != nil || h.Term > upTo {
-			continue // not ours to remove if it can't be read
+		h, ok := readHistory(e)
+		if !ok || h.Term > upTo {
+			continue // an unreadable record is not ours to remove
 		}
 		if err := c.keys.Delete(ctx, e.Key, e.Version); err != nil {
 			return err

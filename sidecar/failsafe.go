@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,22 +20,32 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Peers carries asks between the sidecars of a cluster over HTTP, both ways authenticated by a secret that all of them
-// share: a stranger can neither vouch for a holder nor make a passive stand back. An answer is bound to its ask by a
-// nonce, and an ask is good once, for the process that it was made in.
+// Peers carries asks between the sidecars of a cluster over HTTP. A secret that all of them share
+// authenticates both directions, so a stranger can neither promise a holder anything nor obtain a
+// promise. A nonce binds each answer to its ask. Each ask is valid once, for the process that it
+// was addressed to.
 type Peers struct {
 	Cluster string
 	Name    string
 	Secret  []byte        // at least 16 bytes
-	Timeout time.Duration // of one ask; an answer that comes later is none
-	Client  *http.Client  // nil: one of its own
+	Timeout time.Duration // of one ask; later answers do not count
+	Client  *http.Client  // nil: a private one
 
 	mu   sync.Mutex
-	last map[string]uint64 // the highest sequence seen, per incarnation
+	last []asked // the latest askers, the most recent last
 	seq  uint64
 }
 
-// AskPath is where a sidecar takes asks (POST).
+// asked is the highest sequence seen from one incarnation.
+type asked struct {
+	incarnation string
+	sequence    uint64
+}
+
+// askersKept is the number of askers remembered. Only one holds the lease at a time.
+const askersKept = 32
+
+// AskPath is the path at which a sidecar accepts asks (POST).
 const AskPath = "/v1/failsafe"
 
 type askMessage struct {
@@ -66,15 +77,15 @@ func (p *Peers) signed(body []byte, signature string) bool {
 	return hmac.Equal([]byte(p.sign(body)), []byte(signature))
 }
 
-// Vouch asks all passives of a at once, and returns nil only if every one has promised to stand back.
-func (p *Peers) Vouch(ctx context.Context, a election.Ask) error {
+// Ask asks all passives of a at once, and returns nil only if all have promised to leave the lease.
+func (p *Peers) Ask(ctx context.Context, a election.Ask) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	errs := make([]error, len(a.Passives))
 	var asking sync.WaitGroup
 	for i, passive := range a.Passives {
 		asking.Go(func() {
-			if err := p.ask(ctx, a, passive); err != nil {
+			if err := p.askOne(ctx, a, passive); err != nil {
 				errs[i] = fmt.Errorf("%s: %v", passive.Name, err)
 			}
 		})
@@ -83,12 +94,14 @@ func (p *Peers) Vouch(ctx context.Context, a election.Ask) error {
 	return errors.Join(errs...)
 }
 
-func (p *Peers) ask(ctx context.Context, a election.Ask, passive election.Controller) error {
+func (p *Peers) askOne(ctx context.Context, a election.Ask, passive election.Controller) error {
 	if passive.API == "" {
-		return errors.New("it has no address to be asked at: set listen.http")
+		return errors.New("it has no API address: set listen.http")
 	}
 	p.mu.Lock()
-	p.seq++
+	// A later process of the same sidecar may continue the reign and the sequence, which follows
+	// the host's clock.
+	p.seq = max(p.seq+1, uint64(election.BootClock()))
 	m := askMessage{Ask: a, Cluster: p.Cluster, To: passive.Name, Nonce: rand.Text(), Sequence: p.seq}
 	p.mu.Unlock()
 	body, err := json.Marshal(m)
@@ -123,15 +136,15 @@ func (p *Peers) ask(ctx context.Context, a election.Ask, passive election.Contro
 	}
 	switch {
 	case answer.Nonce != m.Nonce || answer.From != passive.Name:
-		return errors.New("its answer is to another ask")
+		return errors.New("it answered another ask")
 	case answer.Refused != "":
 		return fmt.Errorf("it refused: %s", answer.Refused)
 	}
 	return nil
 }
 
-// Handler takes asks and answers them with what standBack says.
-func (p *Peers) Handler(standBack func(election.Ask) error) http.Handler {
+// Handler accepts asks and answers them with the result of promise.
+func (p *Peers) Handler(promise func(election.Ask) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, askLimit))
 		if err != nil {
@@ -150,11 +163,11 @@ func (p *Peers) Handler(standBack func(election.Ask) error) http.Handler {
 			http.Error(w, "the ask is for another sidecar", http.StatusForbidden)
 			return
 		case !p.fresh(m):
-			http.Error(w, "the ask was made before", http.StatusConflict)
+			http.Error(w, "the ask is a repetition", http.StatusConflict)
 			return
 		}
 		answer := askAnswer{Nonce: m.Nonce, From: p.Name}
-		if err := standBack(m.Ask); err != nil {
+		if err := promise(m.Ask); err != nil {
 			answer.Refused = err.Error()
 		}
 		reply, err := json.Marshal(answer)
@@ -164,20 +177,24 @@ func (p *Peers) Handler(standBack func(election.Ask) error) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set(signatureHeader, p.sign(reply))
-		_, _ = w.Write(reply) // a client that has gone gets no promise, which is the safe side
+		_, _ = w.Write(reply) // a client that has gone has no promise, which is safe
 	})
 }
 
-// fresh reports whether m was not seen before.
+// fresh reports whether m is new.
 func (p *Peers) fresh(m askMessage) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.last == nil {
-		p.last = map[string]uint64{}
+	at := slices.IndexFunc(p.last, func(a asked) bool { return a.incarnation == m.Incarnation })
+	if at >= 0 {
+		if m.Sequence <= p.last[at].sequence {
+			return false
+		}
+		p.last = slices.Delete(p.last, at, at+1)
 	}
-	if m.Sequence <= p.last[m.Incarnation] {
-		return false
+	p.last = append(p.last, asked{m.Incarnation, m.Sequence})
+	if n := len(p.last) - askersKept; n > 0 {
+		p.last = slices.Delete(p.last, 0, n)
 	}
-	p.last[m.Incarnation] = m.Sequence
 	return true
 }

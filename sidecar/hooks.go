@@ -2,20 +2,19 @@ package sidecar
 
 import (
 	"context"
-	"sync"
+	"errors"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/tanist/tanist/election"
 )
 
-// hookQueue runs hooks one at a time, in order, so that what a loser's hook undoes can't overtake what a winner's does.
+// hookQueue runs hooks one at a time, in order.
 type hookQueue struct {
-	run func(ctx context.Context, event string, env []string) error
-	log zerolog.Logger
-
-	mu      sync.Mutex
-	waiting []hookEvent
-	wake    chan struct{}
+	run   func(ctx context.Context, event string, env []string) error
+	log   zerolog.Logger
+	queue election.HookQueue[hookEvent]
 }
 
 type hookEvent struct {
@@ -23,57 +22,46 @@ type hookEvent struct {
 	env  []string
 }
 
-const hookTimeout = 30 * time.Second
+const (
+	hookTimeout = 30 * time.Second
+	// hookAbandoned is when a hook counts as stuck that should have been killed after hookTimeout: its
+	// process may be in the kernel for ever, and the lease must not be.
+	hookAbandoned = hookTimeout + 5*time.Second
+)
 
-func (q *hookQueue) signal() chan struct{} {
-	if q.wake == nil {
-		q.wake = make(chan struct{}, 1)
+// call runs a hook, and returns after hookAbandoned at the latest. late reports whether the hook did
+// not end in time.
+func call(ctx context.Context, run func(context.Context, string, []string) error, event string, env []string) (late bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, hookTimeout)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer close(ended) // also when run ends its goroutine
+		ended <- run(limited, event, env)
+	}()
+	stuck := time.NewTimer(hookAbandoned)
+	defer stuck.Stop()
+	select {
+	case err = <-ended:
+	case <-stuck.C:
+		err = errors.New("it cannot be ended")
 	}
-	return q.wake
+	return limited.Err() != nil, err
 }
 
 // add queues an event. It does not block.
 func (q *hookQueue) add(name string, env []string) {
-	if q.run == nil {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, hookEvent{name, env})
-	select {
-	case q.signal() <- struct{}{}:
-	default:
+	if q.run != nil {
+		q.queue.Add(hookEvent{name, env})
 	}
 }
 
-// loop runs the queue until ctx ends, then what is still waiting.
+// loop runs the queue until ctx ends, and then what is still queued.
 func (q *hookQueue) loop(ctx context.Context) {
-	q.mu.Lock()
-	wake := q.signal()
-	q.mu.Unlock()
-	for ended := false; !ended; {
-		select {
-		case <-ctx.Done():
-			ended = true
-		case <-wake:
-		}
-		for e, ok := q.next(); ok; e, ok = q.next() {
-			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookTimeout)
-			if err := q.run(limited, e.name, e.env); err != nil {
-				q.log.Error().Err(err).Str("event", e.name).Msg("a hook failed")
-			}
-			cancel()
+	q.queue.Do = func(ctx context.Context, e hookEvent) {
+		if _, err := call(ctx, q.run, e.name, e.env); err != nil {
+			q.log.Error().Err(err).Str("event", e.name).Msg("hook failed")
 		}
 	}
-}
-
-func (q *hookQueue) next() (hookEvent, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.waiting) == 0 {
-		return hookEvent{}, false
-	}
-	e := q.waiting[0]
-	q.waiting = q.waiting[1:]
-	return e, true
+	q.queue.Run(ctx)
 }

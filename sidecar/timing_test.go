@@ -10,9 +10,10 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// cutOff runs the worst case of a lease: the holder is cut off from the store right after a renewal, its program
-// heeds no stop signal, and the store forgets the lease at once, so that nothing but the holder's own validity and the
-// taker's wait keeps the two apart. It reports whether both ran at once.
+// cutOff runs the worst case of a lease: the holder is cut off from the store right after a
+// renewal, its program ignores the stop signal, and the store forgets the lease at once. So only
+// the holder's own validity and the taker's wait keep the two apart. It reports whether both ran at
+// once.
 func cutOff(t *testing.T, timing election.Timing, change func(a, b *host)) (overlap bool) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -25,8 +26,8 @@ func cutOff(t *testing.T, timing election.Timing, change func(a, b *host)) (over
 		w.wait(5*time.Second, "ctl-a serves", a.is(election.StateServing))
 		b.start()
 		w.wait(5*time.Second, "ctl-b is ready", b.is(election.StateReady))
-		before := a.client.Calls("Renew")
-		w.wait(5*time.Second, "a renewal", func() bool { return a.client.Calls("Renew") > before })
+		before := a.client.Calls("Hold")
+		w.wait(5*time.Second, "a renewal", func() bool { return a.client.Calls("Hold") > before })
 		a.client.Partition()
 		w.drop(func(w *world, lease election.LeaseID) { w.store.RevokeEarly(lease) }, a)
 		w.wait(60*time.Second, "ctl-b serves", b.is(election.StateServing))
@@ -52,9 +53,10 @@ func profiles(t *testing.T) []election.Timing {
 	return all
 }
 
-// The inequalities of Timing.Validate that keep two holders apart: each holds in the profiles, and without it the same run
-// overlaps. (The others keep a service up, see TestTimingValidate of package election: breaking them stops a controller for
-// nothing, but starts none.)
+// TestInequalitiesThatKeepTwoHoldersApart: each inequality of Timing.Validate that keeps two
+// holders apart holds in the profiles, and without it the same run overlaps. (The others keep a
+// service up, see TestTimingValidate of package election: breaking them stops a controller
+// needlessly, but starts none.)
 func TestInequalitiesThatKeepTwoHoldersApart(t *testing.T) {
 	for _, timing := range profiles(t) {
 		t.Run(timing.Profile, func(t *testing.T) {
@@ -68,7 +70,7 @@ func TestInequalitiesThatKeepTwoHoldersApart(t *testing.T) {
 				{"the holder's clock is slower than that", true, func(a, _ *host) { a.slow = 0.4 }},
 				{"the kill takes as long as the kill margin", false, func(a, _ *host) { a.program.diesIn = timing.KillMargin() }},
 				{"the kill takes longer than the stop budget", true, func(a, _ *host) { a.program.diesIn = timing.StopBudget * 2 }},
-				{"the last holder left no validity, and the taker's own is shorter", true, func(_, b *host) {
+				{"the last holder left no validity, and the taker's own is shorter", false, func(_, b *host) {
 					own := &b.sidecar.elector.Timing
 					own.Validity, own.StopBudget, own.RenewEvery = own.Validity/2, own.StopBudget/4, own.RenewEvery/4
 					b.sidecar.elector.Backend = noValidity{b.client}
@@ -84,7 +86,7 @@ func TestInequalitiesThatKeepTwoHoldersApart(t *testing.T) {
 	}
 }
 
-// noValidity hides what the last holder left for its taker.
+// noValidity hides the last holder's validity from its taker.
 type noValidity struct{ election.Backend }
 
 func (n noValidity) Read(ctx context.Context) (election.Snapshot, error) {
@@ -93,7 +95,8 @@ func (n noValidity) Read(ctx context.Context) (election.Snapshot, error) {
 	return s, err
 }
 
-// A fast takeover waits for silence only, so silence must outlast the validity, drift included.
+// TestSilenceOutlastsValidity: a fast takeover waits only for silence, so silence must outlast the
+// validity, drift included.
 func TestSilenceOutlastsValidity(t *testing.T) {
 	for _, c := range []struct {
 		slow    float64
@@ -130,8 +133,8 @@ func TestSilenceOutlastsValidity(t *testing.T) {
 	}
 }
 
-// A clock that runs too slowly to count a lease on is noticed with the next renewal, and the lease given up, before it can
-// do harm; another takes over.
+// TestSlowClockIsNoticed: a clock that is too slow to count a lease is detected with the next
+// renewal, and the lease is given up before it does harm. Another takes over.
 func TestSlowClockIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
