@@ -1,54 +1,61 @@
 package agentwatch
 
-// Facts are what the view knows at one moment, as far as it matters for what to do.
+// Facts are the parts of the picture that a decision depends on.
 type Facts struct {
-	// StoreUp: the store could be asked, so what it says is the present.
+	// StoreUp means that the store is reachable, so that its content is current.
 	StoreUp bool
-	// Named: a controller is known to be the one to follow. With the store up: the role key is serving and acceptable. With the store
-	// away: a sidecar names one, or one was named before, and no higher term has been seen.
+	// Named means that the controller to follow is known. With the store up: the role key is
+	// serving and acceptable. With the store away: a sidecar names one, or one was named before,
+	// and no higher term has been seen.
 	Named bool
-	// Port: the startup port of the controller followed (last) answers.
+	// UnderWay means that the store is reachable and names a controller that is being started or
+	// stopped.
+	UnderWay bool
+	// Port means that the startup port of the (last) followed controller is open.
 	Port bool
-	// Others is how many of the other known controllers' startup ports answer.
+	// Others is the number of other known controllers whose startup ports are open.
 	Others int
-	// TermSeen: a term has been seen, now or in an earlier life.
+	// TermSeen means that a term has been seen, even before a restart.
 	TermSeen bool
 }
 
-// Action is what an agent is to do.
+// Action is what an agent should do.
 type Action string
 
 // The actions.
 const (
-	Keep   Action = "keep"   // leave it as it is: running or not
-	Follow Action = "follow" // run, pointed at the controller named
-	Guess  Action = "guess"  // run, pointed at the controller that answers: the one followed, else the only one
+	Leave  Action = "leave"  // no change, running or not
+	Follow Action = "follow" // run, pointed at the named controller
+	Guess  Action = "guess"  // run, pointed at the controller that responds: the followed one, else the only one
 	Stop   Action = "stop"   // do not run
 )
 
-// Decision is what to make of Facts.
+// Decision is the result of [Decide].
 type Decision struct {
 	Agent Action
 	Ask   bool // ask the sidecars
-	Miss  bool // no controller can be reached: counts against the retries
+	Miss  bool // no controller is reachable: counts against the retries
 }
 
 // Decide is the decision table. It is pure.
 func Decide(f Facts) Decision {
-	d := Decision{Agent: Keep, Ask: !f.StoreUp, Miss: !f.Port && f.Others == 0}
+	d := Decision{Agent: Leave, Ask: !f.StoreUp, Miss: !f.Port && f.Others == 0}
+	if f.StoreUp && f.UnderWay {
+		d.Miss = false // a takeover takes as long as the controller's start, and the store reports progress
+	}
 	switch {
 	case f.StoreUp && f.Named:
-		// The holder's own sidecar has seen the port answer before it published. If this host can't reach it,
-		// the agent's own retries are as good as ours.
+		// The holder's own sidecar saw the port open before it published. If this host can't reach
+		// it, the agent's own retries are as good as ours.
 		d.Agent = Follow
 	case f.StoreUp:
-		// A vacancy: wait for who comes.
+		// A vacancy: wait for the next controller.
 	case f.Named && f.Port:
 		d.Agent = Follow
 	case f.Named:
-		// Not to be started at a dead port, and not to be stopped because of one.
+		// Neither start at a dead port nor stop because of one.
 	case f.TermSeen:
-		// Somebody else may have a higher term than whoever answers: no guessing.
+		// A controller other than the responding one may have a higher term: do not guess.
 	case f.Port || f.Others == 1:
 		d.Agent = Guess
 	}

@@ -60,7 +60,7 @@ func TestDecisionTable(t *testing.T) {
 	}
 }
 
-// The rules that the rows have to obey, whatever the table looks like.
+// The rules that the rows must obey, whatever the table looks like.
 func TestDecisionRules(t *testing.T) {
 	for _, store := range []bool{true, false} {
 		for _, named := range []bool{true, false} {
@@ -71,6 +71,10 @@ func TestDecisionRules(t *testing.T) {
 						d := Decide(f)
 						if d.Miss != (!port && others == 0) {
 							t.Errorf("%+v: a retry counts if and only if nobody answers: %+v", f, d)
+						}
+						f.UnderWay = true
+						if Decide(f).Miss != (d.Miss && !store) {
+							t.Errorf("%+v: no retry counts while the store reports that a controller is starting", f)
 						}
 						if d.Agent == Stop {
 							t.Errorf("%+v: the table itself stops nothing", f)

@@ -20,30 +20,35 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// world is everything around a watch, in fake time. Every part of it honours contexts.
+// world is the environment of a watch, in fake time. Every part of it honours contexts.
 type world struct {
 	t     testing.TB
 	began time.Time
 
-	mu        sync.Mutex
-	follow    chan election.Sighting
-	open      map[string]bool        // "host:port"
-	hang      map[string]bool        // drops packets
-	sidecars  map[string]clusterView // by host:port; absent: refuses
-	procs     []*fakeProc
-	startErr  error
-	startTime time.Duration
-	stopErr   error
-	lifetime  time.Duration // agents end by themselves after it; zero: never
-	stopTime  time.Duration // how long an agent takes to stop
-	signals   []syscall.Signal
-	events    []string
+	mu          sync.Mutex
+	follow      chan election.Sighting
+	open        map[string]bool                   // "host:port"
+	hang        map[string]bool                   // drops packets
+	sidecars    map[string]election.ClusterRecord // by host:port; absent: refuses
+	forge       func(h http.Header, body []byte)  // signs instead of the sidecars
+	procs       []*fakeProc
+	startErr    error
+	startLeaves bool // a start that fails leaves something
+	startTime   time.Duration
+	stopErr     error
+	lifetime    time.Duration // agents end by themselves after it; zero: never
+	stopTime    time.Duration // how long an agent takes to stop
+	signals     []syscall.Signal
+	events      []string
 }
+
+// secret is shared by the sidecars of this world.
+var secret = election.Secret("0123456789abcdef")
 
 func newWorld(t testing.TB) *world {
 	return &world{
 		t: t, began: time.Now(), follow: make(chan election.Sighting, 1),
-		open: map[string]bool{}, hang: map[string]bool{}, sidecars: map[string]clusterView{},
+		open: map[string]bool{}, hang: map[string]bool{}, sidecars: map[string]election.ClusterRecord{},
 	}
 }
 
@@ -51,7 +56,7 @@ func (w *world) note(format string, args ...any) {
 	w.events = append(w.events, fmt.Sprintf("%v ", time.Since(w.began))+fmt.Sprintf(format, args...))
 }
 
-// story returns what happened to agents, one line per event, and forgets it.
+// story returns and clears the events of the agents, one per line.
 func (w *world) story() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,7 +78,7 @@ func (w *world) do(f func()) {
 	f()
 }
 
-// Follow hands sightings over as a store does: the newest wins.
+// Follow delivers sightings as a store does: the newest wins.
 func (w *world) Follow(ctx context.Context) <-chan election.Sighting {
 	out := make(chan election.Sighting)
 	go func() {
@@ -143,7 +148,7 @@ func (w *world) dial(ctx context.Context, addr string) error {
 	return ctx.Err()
 }
 
-// RoundTrip is the sidecars.
+// RoundTrip answers for the sidecars.
 func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	v, ok := w.sidecars[r.URL.Host]
@@ -155,7 +160,13 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("connection refused")
 	}
 	b, _ := json.Marshal(v)
-	return &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Body: io.NopCloser(bytes.NewReader(b)), Request: r}, nil
+	h := http.Header{}
+	if w.forge == nil {
+		h.Set(election.SignatureHeader, secret.SignAnswer(r.URL.Path, r.Header.Get(election.NonceHeader), b))
+	} else {
+		w.forge(h, b)
+	}
+	return &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Header: h, Body: io.NopCloser(bytes.NewReader(b)), Request: r}, nil
 }
 
 // fakeProc is one agent's process.
@@ -191,6 +202,10 @@ func (p *fakeProc) Start(ctx context.Context, _ []string, deadline election.Inst
 	defer w.mu.Unlock()
 	if w.startErr != nil {
 		w.note("start failed")
+		if w.startLeaves {
+			w.procs = append(w.procs, p)
+			p.pid, p.up = len(w.procs), true
+		}
 		return w.startErr
 	}
 	w.procs = append(w.procs, p)
@@ -244,7 +259,7 @@ func (p *fakeProc) Exited() <-chan struct{} { return p.exited }
 func (p *fakeProc) Exit() string            { return p.how }
 func (p *fakeProc) PID() int                { return p.pid }
 
-// living returns what the agents that run are pointed at.
+// living returns the targets of the running agents.
 func (w *world) living() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -267,11 +282,11 @@ func (p *fakeProc) term() election.Term {
 	return 0
 }
 
-// config is the default configuration in this world: one agent, whose command shows what it is pointed at.
+// config is the default configuration in this world: one agent, whose command shows its target.
 func (w *world) config() Config {
 	c := Defaults()
 	c.Cluster, c.Host, c.Source, c.Dial = "orders", "h1", w, w.dial
-	c.HTTP = &http.Client{Transport: w}
+	c.HTTP, c.Secret = &http.Client{Transport: w}, func() (election.Secret, error) { return secret, nil }
 	c.Random = func() float64 { return 0 }
 	c.Log = zerolog.Nop()
 	c.Signal = func(_ int, s syscall.Signal) error {

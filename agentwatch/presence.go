@@ -3,7 +3,6 @@ package agentwatch
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,327 +12,171 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// presence keeps the status of all agents of a watch in the store, under one lease. In steady state it only renews. It fails
-// quietly: nothing waits for it, but for one answer at the start, to whom the agents' names belong.
+// presence keeps the status of all agents of a watch in the store, under one lease. Its failures
+// stop nothing: nothing waits for it, except for one answer at the start, to whom the agents' names
+// belong.
 type presence struct {
-	store  Presence
-	ttl    time.Duration
-	spread time.Duration
-	self   string // incarnation
-	dead   func(election.AgentWatch) bool
-	log    zerolog.Logger
-	random func() float64
-	began  time.Time
+	keys election.Presence
+	self string // incarnation
+	dead func(election.AgentWatch) bool
+	log  zerolog.Logger
 
-	mu    sync.Mutex
-	want  map[string]election.Agent
-	wrote map[string]election.Agent // with the present lease; an entry says that the name is ours
-	dirty map[string]bool
-	holds map[string]chan struct{} // until the name is ours, or nobody can tell; closed and nil then
-	poke  chan struct{}
-
-	// Of the goroutine of run.
-	foreign map[string]time.Time // names that another live process has, since when that is known
+	mu   sync.Mutex
+	last map[string]election.Agent // by the key of the name
+	// holds has a channel for each name, which is closed once the name does not prevent the start of
+	// its agent: the name is ours, or its owner can't be determined.
+	holds   map[string]chan struct{}
+	foreign map[string]bool // names of another process
+	said    string          // last failure, so that it is logged once
 }
 
 const (
-	presenceCall = 5 * time.Second // one call to the store
-	// While an agentwatch starts, a status is written gather after its change at the earliest, so that "waiting, running" is one write.
+	// While an agentwatch starts, a status is written no earlier than gather after its change, so
+	// that "waiting, running" is one write.
 	gather = 100 * time.Millisecond
 	starts = 5 * time.Second
-	// calm is how long a later change of status waits at the least. When the active changes, the status of every agent does; the
-	// store is to carry the news of the active to all of them first. A status that has changed back meanwhile is not written.
+	// calm is the minimum delay of a later change of status. When the active changes, the status of
+	// every agent does; the store should first deliver the update of the active to all of them. A
+	// status that has changed back meanwhile is not written.
 	calm = time.Second
-	// epitaph is how long the status of an agent remains that was stopped for want of a controller.
+	// epitaph is how long the status of an agent remains that was stopped for lack of a controller.
 	epitaph = 10 * time.Minute
-	// atOnce is how many names are entered at the same time.
-	atOnce = 16
+	// epitaphTimeout is how long the end waits for the store.
+	epitaphTimeout = 2 * time.Second
 )
 
 func newPresence(cfg *Config) *presence {
 	p := &presence{
-		store: cfg.Presence, ttl: cfg.PresenceTTL, spread: cfg.PresenceSpread, self: cfg.Self.Incarnation, dead: cfg.Dead,
-		log: cfg.Log, random: cfg.Random, want: map[string]election.Agent{}, wrote: map[string]election.Agent{}, dirty: map[string]bool{},
-		holds: map[string]chan struct{}{}, poke: make(chan struct{}, 1), foreign: map[string]time.Time{},
+		self: cfg.Self.Incarnation, dead: cfg.Dead, log: cfg.Log,
+		last: map[string]election.Agent{}, holds: map[string]chan struct{}{}, foreign: map[string]bool{},
+	}
+	began := time.Now()
+	ttl, spread, random := cfg.PresenceTTL, cfg.PresenceSpread, cfg.Random
+	p.keys = election.Presence{
+		Store: cfg.Presence, TTL: ttl, Owner: p.owner, Entered: p.entered, Waiting: p.waiting, Tried: p.tried,
+		Every: func() time.Duration { return ttl*2/3 - time.Duration(random()*float64(ttl)/6) },
+		Gather: func() time.Duration {
+			if time.Since(began) < starts {
+				return gather + time.Duration(random()*float64(spread)/8)
+			}
+			return calm + time.Duration(random()*float64(spread))
+		},
 	}
 	for _, a := range cfg.Agents {
-		p.holds[a.Name] = make(chan struct{})
-		p.want[a.Name] = election.Agent{
+		key := election.AgentKey(a.Name)
+		p.holds[key] = make(chan struct{})
+		p.keys.Names = append(p.keys.Names, key)
+		p.set(election.Agent{
 			Name: a.Name, Host: cfg.Host, Watch: cfg.Self, State: stateWaiting, Reason: "starting up", Since: time.Now().UTC().Truncate(time.Millisecond),
-		}
+		})
 	}
 	return p
 }
 
-// hold returns a channel that is closed when an agent may be started as far as its name goes.
-func (p *presence) hold(name string) <-chan struct{} { return p.holds[name] }
+// hold returns a channel that is closed once the name of an agent does not prevent its start.
+func (p *presence) hold(agent string) <-chan struct{} { return p.holds[election.AgentKey(agent)] }
 
-// release lets an agent be started.
-func (p *presence) release(name string) {
+// set changes the status of an agent.
+func (p *presence) set(a election.Agent) {
+	key := election.AgentKey(a.Name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.holds[name]:
-	default:
-		close(p.holds[name])
-	}
+	p.last[key] = a
+	p.keys.Set(key, a.Encode())
 }
 
-func (p *presence) set(a election.Agent) {
-	p.mu.Lock()
-	p.want[a.Name] = a
-	p.dirty[a.Name] = true
-	p.mu.Unlock()
-	select {
-	case p.poke <- struct{}{}:
-	default:
-	}
-}
-
-// run writes and renews until ctx has ended, then removes the status, or, if last, leaves it for a while. It returns before that, with
-// [election.ErrNameTaken], if another live process has the name of an agent.
+// run writes and renews until ctx has ended. Then it removes the status or, if last, leaves it for
+// a while. It returns earlier, with [election.ErrNameTaken], if another live process has the name
+// of an agent.
 func (p *presence) run(ctx context.Context, last func() bool) error {
-	var lease election.LeaseID
-	p.began = time.Now()
-	said := ""
-	for ctx.Err() == nil {
-		err := p.round(ctx, &lease)
-		if errors.Is(err, election.ErrNameTaken) {
-			p.bye(context.WithoutCancel(ctx), lease, false)
-			return err
-		}
-		if err != nil && ctx.Err() == nil {
-			// A store that can't tell whose the names are keeps no agent from its start.
-			for name := range p.holds {
-				if _, foreign := p.foreign[name]; !foreign {
-					p.release(name)
-				}
-			}
-			if err.Error() != said {
-				said = err.Error()
-				p.log.Warn().Err(err).Msg("cannot keep the agents' status in the store")
-			}
-		}
-		if err == nil && said != "" {
-			said = ""
-			p.log.Info().Msg("the agents' status is in the store again")
-		}
-		next := p.ttl*2/3 - time.Duration(p.random()*float64(p.ttl)/6)
-		if err != nil {
-			next /= 3
-		}
-		poke := p.poke
-		if err != nil {
-			poke = nil // what failed a moment ago is not tried with every change
-		}
-		if len(p.foreign) > 0 {
-			next, poke = p.ttl/10, nil
-		}
-		pause := time.NewTimer(next)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		case <-poke:
-			select {
-			case <-ctx.Done():
-			case <-time.After(p.patience()):
-			}
-		}
-		pause.Stop()
-	}
-	p.bye(context.WithoutCancel(ctx), lease, last())
-	return nil
-}
-
-// patience is how long to wait between a change of status and its write.
-func (p *presence) patience() time.Duration {
-	if time.Since(p.began) < starts {
-		return gather + time.Duration(p.random()*float64(p.spread)/8)
-	}
-	return calm + time.Duration(p.random()*float64(p.spread))
-}
-
-// round renews and writes what has changed. A call that fails is not repeated before the next round.
-func (p *presence) round(ctx context.Context, lease *election.LeaseID) error {
-	if *lease != "" {
-		call, cancel := context.WithTimeout(ctx, presenceCall)
-		err := p.store.Renew(call, election.Renewal{Lease: *lease})
-		cancel()
-		switch {
-		case errors.Is(err, election.ErrLost):
-			*lease = ""
-		case err != nil:
-			return err
-		}
-	}
-	if *lease == "" {
-		call, cancel := context.WithTimeout(ctx, presenceCall)
-		id, err := p.store.Grant(call, p.ttl)
-		cancel()
-		if err != nil {
-			return err
-		}
-		*lease = id
-		p.mu.Lock()
-		clear(p.wrote)
-		p.mu.Unlock()
-	}
-	err := p.enter(ctx, *lease)
-	if err == nil {
-		err = p.write(ctx, *lease)
-	}
-	if errors.Is(err, election.ErrLost) {
-		*lease = "" // a new one is granted in the next round
+	p.keys.Leave = last
+	err := p.keys.Run(ctx)
+	if err == nil && last() {
+		p.leaveEpitaphs(context.WithoutCancel(ctx))
 	}
 	return err
 }
 
-// enter makes the names that are not ours yet ours, bound to lease. A name whose status another live process may have written is left
-// for the next round: a lease that nobody renews ends within twice its TTL, on any store.
-func (p *presence) enter(ctx context.Context, lease election.LeaseID) error {
-	p.mu.Lock()
-	var names []string
-	for name := range p.holds {
-		if _, ours := p.wrote[name]; !ours {
-			names = append(names, name)
-		}
+// owner describes the agentwatch that wrote a status. An unreadable status and an epitaph are
+// nobody's, and must not keep us out.
+func (p *presence) owner(status []byte) election.Owner {
+	var other election.Agent
+	if json.Unmarshal(status, &other) != nil || other.Watch.Incarnation == "" {
+		return election.Owner{Gone: true}
 	}
-	p.mu.Unlock()
-	var work sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
-	turns := make(chan struct{}, atOnce)
-	for _, name := range names {
-		turns <- struct{}{}
-		mu.Lock()
-		failed := len(errs) > 0
-		mu.Unlock()
-		if failed {
-			break
-		}
-		work.Go(func() {
-			defer func() { <-turns }()
-			other, err := p.enterOne(ctx, name, lease)
-			mu.Lock()
-			defer mu.Unlock()
-			since, before := p.foreign[name]
-			switch {
-			case err != nil:
-				errs = append(errs, err)
-			case other == nil:
-				delete(p.foreign, name)
-				p.release(name)
-			case !before:
-				p.foreign[name] = time.Now()
-				p.log.Warn().Str("agent", name).Str("host", other.Host).Int("pid", other.Watch.PID).
-					Msg("another agentwatch has this agent's name; waiting for its status to end")
-			case time.Since(since) > 2*p.ttl+time.Second:
-				errs = append(errs, fmt.Errorf("%w: agent %s is kept by the agentwatch with PID %d on %.100s", election.ErrNameTaken, name, other.Watch.PID, other.Host))
-			}
-		})
+	return election.Owner{
+		Ours: other.Watch.Incarnation == p.self,
+		Gone: other.State == stateUnreachable || p.dead(other.Watch),
+		Who:  fmt.Sprintf("the agentwatch with PID %d on %.100s", other.Watch.PID, other.Host),
 	}
-	work.Wait()
-	for _, err := range errs {
-		if errors.Is(err, election.ErrNameTaken) {
-			return err
-		}
-	}
-	if len(errs) > 0 {
-		return errs[0]
-	}
-	return nil
 }
 
-// enterOne writes the first status of an agent under a lease, unless another live process has its name: then it returns that status.
-func (p *presence) enterOne(ctx context.Context, name string, lease election.LeaseID) (*election.Agent, error) {
-	call, cancel := context.WithTimeout(ctx, presenceCall)
-	defer cancel()
-	e, err := p.store.Get(call, "agents/"+name)
-	if err != nil {
-		return nil, err
-	}
-	var other election.Agent
-	// What can't be read is nobody's status: a stranger's scribble must not keep us out. Neither must an epitaph.
-	if e.Version != 0 && json.Unmarshal(e.Value, &other) == nil && other.Watch.Incarnation != "" && other.Watch.Incarnation != p.self &&
-		other.State != stateUnreachable && !p.dead(other.Watch) {
-		return &other, nil
-	}
-	p.mu.Lock()
-	a := p.want[name]
-	delete(p.dirty, name)
-	p.mu.Unlock()
-	err = p.store.Put(call, election.Put{Key: "agents/" + name, Value: a.Encode(), Lease: lease, If: &e.Version})
+// entered allows the start of the agent whose name is ours now.
+func (p *presence) entered(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil {
-		p.dirty[name] = true
-		if errors.Is(err, election.ErrConflict) {
-			err = fmt.Errorf("the status of agent %s changed meanwhile", name) // the next round sees by whom
-		}
-		return nil, err
-	}
-	p.wrote[name] = a
-	if p.want[name] != a {
-		p.dirty[name] = true
-	}
-	return nil, nil
+	delete(p.foreign, key)
+	p.release(key)
 }
 
-func (p *presence) write(ctx context.Context, lease election.LeaseID) error {
-	for {
-		p.mu.Lock()
-		var a election.Agent
-		found := false
-		for name := range p.dirty {
-			old, ours := p.wrote[name]
-			if !ours {
-				continue // not entered yet
-			}
-			delete(p.dirty, name)
-			if old == p.want[name] {
-				continue
-			}
-			a, found = p.want[name], true
-			break
+// waiting prevents it: another agentwatch may have the agent.
+func (p *presence) waiting(key string, other election.Owner) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.foreign[key] = true
+	p.log.Warn().Str("agent", p.last[key].Name).Str("owner", other.Who).
+		Msg("another agentwatch has this agent's name; waiting for its status to end")
+}
+
+// tried notes whether the store could be written. A store that can't name the owners must not
+// prevent the start of agents.
+func (p *presence) tried(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		if p.said != "" {
+			p.said = ""
+			p.log.Info().Msg("the agents' status is written again")
 		}
-		p.mu.Unlock()
-		if !found {
-			return nil
+		return
+	}
+	for key := range p.holds {
+		if !p.foreign[key] {
+			p.release(key)
 		}
-		call, cancel := context.WithTimeout(ctx, presenceCall)
-		err := p.store.Put(call, election.Put{Key: "agents/" + a.Name, Value: a.Encode(), Lease: lease})
-		cancel()
-		if err != nil {
-			p.mu.Lock()
-			p.dirty[a.Name] = true
-			p.wrote[a.Name] = election.Agent{} // not known
-			p.mu.Unlock()
-			return err
-		}
-		p.mu.Lock()
-		p.wrote[a.Name] = a
-		p.mu.Unlock()
+	}
+	if err.Error() != p.said {
+		p.said = err.Error()
+		p.log.Warn().Err(err).Msg("cannot write the agents' status; retrying")
 	}
 }
 
-const byeTimeout = 3 * time.Second
+// release allows the start of an agent. The caller has the mutex.
+func (p *presence) release(key string) {
+	select {
+	case <-p.holds[key]:
+	default:
+		close(p.holds[key])
+	}
+}
 
-func (p *presence) bye(ctx context.Context, lease election.LeaseID, remain bool) {
-	ctx, cancel := context.WithTimeout(ctx, byeTimeout)
+// leaveEpitaphs binds the last statuses, which say why the agents were stopped, to a lease that
+// outlasts this process.
+func (p *presence) leaveEpitaphs(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, epitaphTimeout)
 	defer cancel()
-	if remain {
-		if stone, err := p.store.Grant(ctx, epitaph); err == nil {
-			p.mu.Lock()
-			for name := range p.wrote {
-				p.dirty[name], p.wrote[name] = true, election.Agent{} // to be written anew, bound to another lease
-			}
-			p.mu.Unlock()
-			if err := p.write(ctx, stone); err != nil {
-				p.log.Warn().Err(err).Msg("cannot leave the reason in the store")
-			}
+	store := p.keys.Store
+	lease, err := store.Grant(ctx, epitaph)
+	for _, key := range p.keys.Names {
+		var e election.Entry
+		if err == nil {
+			e, err = store.Get(ctx, key)
+		}
+		if err == nil && (e.Version == 0 || p.owner(e.Value).Ours) {
+			err = store.Put(ctx, election.Put{Key: key, Value: p.last[key].Encode(), Lease: lease, If: &e.Version})
 		}
 	}
-	if lease != "" {
-		_ = p.store.Revoke(ctx, lease) // else it runs out by itself
+	if err != nil {
+		p.log.Warn().Err(err).Msg("cannot write the reason to the store")
 	}
 }

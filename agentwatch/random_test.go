@@ -13,7 +13,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// truth is the world as it is, kept apart from what a watch has made of it.
+// truth is the actual state of the world, independent of the watch's picture.
 type truth struct {
 	w   *world
 	rng *rand.Rand
@@ -29,12 +29,12 @@ type truth struct {
 	seen    election.Term               // highest that the agent can have seen
 	target  *election.Active
 	running string // what the agent is expected to be pointed at
-	// Since when nobody can be reached; zero: somebody can. surely leaves out those moments of somebody that are too short to be
-	// sure to be seen.
+	// Since when nobody is reachable; zero: somebody is. surely ignores moments of reachability
+	// that are too short to be detected with certainty.
 	missing, surely, reached time.Time
 }
 
-// reach notes whether somebody can be reached from now on.
+// reach records whether somebody is reachable from now on.
 func (r *truth) reach(miss bool) {
 	now := time.Now()
 	switch {
@@ -48,7 +48,7 @@ func (r *truth) reach(miss bool) {
 	}
 }
 
-// show makes the world be like the truth.
+// show makes the world match the truth.
 func (r *truth) show() {
 	r.w.do(func() {
 		clear(r.w.open)
@@ -58,7 +58,7 @@ func (r *truth) show() {
 			r.w.open[n+".test:8080"] = r.open[n]
 			r.w.hang[n+".test:8080"] = r.cut
 			if v, ok := r.views[n]; ok && !r.cut {
-				r.w.sidecars[n+".test:8710"] = clusterView{Cluster: "orders", Active: v}
+				r.w.sidecars[n+".test:8710"] = election.ClusterRecord{Cluster: "orders", Active: v}
 			}
 		}
 	})
@@ -77,7 +77,7 @@ func (r *truth) takeover(n string) {
 	r.open[n] = true
 	r.record = active(n, r.term, election.StateServing)
 	for name := range r.views {
-		if name == n || r.rng.IntN(4) > 0 { // now and then one keeps an old view
+		if name == n || r.rng.IntN(4) > 0 { // now and then one keeps an old picture
 			r.views[name] = r.record
 		}
 	}
@@ -86,7 +86,7 @@ func (r *truth) takeover(n string) {
 	}
 }
 
-// event lets something happen. fast: right after something else, or before.
+// event makes something happen. fast: right before or after another event.
 func (r *truth) event(fast bool) string {
 	n := r.names[r.rng.IntN(len(r.names))]
 	if !r.missing.IsZero() && time.Since(r.missing) > 5*time.Second && r.rng.IntN(8) > 0 { // it would end soon
@@ -94,6 +94,10 @@ func (r *truth) event(fast bool) string {
 		clear(r.open)
 		r.takeover(n)
 		return "rescue: " + n
+	}
+	if r.record != nil && r.record.Term < r.term { // a store that insists is believed; see the test of that
+		r.takeover(n)
+		return "takeover by " + n
 	}
 	switch r.rng.IntN(12) {
 	case 0, 1, 2:
@@ -153,7 +157,7 @@ func (r *truth) event(fast bool) string {
 	}
 }
 
-// facts are those of the truth, and what they mean is looked up in the decision table.
+// facts returns the facts of the truth, to look up in the decision table.
 func (r *truth) facts() Facts {
 	up := r.storeUp && !r.cut
 	f := Facts{StoreUp: up}
@@ -161,6 +165,7 @@ func (r *truth) facts() Facts {
 		r.seen, r.target = r.record.Term, r.record
 		f.Named = true
 	}
+	f.UnderWay = up && r.record != nil && r.record.Term < r.seen // it may yet turn out to be the one
 	if !up && !r.cut {
 		for _, v := range r.views {
 			if v != nil && v.Term > r.seen {
@@ -185,7 +190,8 @@ func (r *truth) facts() Facts {
 	return f
 }
 
-// settle is how long everything takes at most to be seen and done: Fall probes, a round of asking, the longest pause.
+// settle is the longest time until everything is detected and done: Fall probes, a round of
+// questions, the longest pause.
 const settle = 8 * time.Second
 
 func TestRandomSequencesAgainstTheTable(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,41 +24,65 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Data is what the templates of commands, environment and files can use.
+// Data is the input of the templates of commands, environment and files.
 type Data struct {
 	Cluster string
 	Name    string // of the agent
 	Active  ActiveData
-	File    string // in a validation command only: the path of the candidate
+	File    string // only in a validation command: the path of the candidate
 }
 
-// ActiveData is the controller to be pointed at.
+// ActiveData is the controller to point at.
 type ActiveData struct {
 	URL        string
 	Controller string        // its name; empty if only a probe found it
 	Term       election.Term // zero if only a probe found it
 	Scheme     string        // http or https
 	Host       string        // of the URL; an IPv6 address without brackets
-	Port       string        // of the URL; spelled out if it is the default one
+	Port       string        // of the URL; explicit even if it is the default one
+	// URLs are the controller's other URLs by name (run.urls in its file).
+	URLs map[string]string
 }
 
-func dataFor(cluster, name string, t Target) (Data, error) {
-	a, err := parseURL(t.URL)
+func dataFor(cluster, name string, t Aim) (Data, error) {
+	a, err := election.ParseURL(t.URL)
 	if err != nil {
-		return Data{}, fmt.Errorf("cannot point at %q: %v", t.URL, err)
+		return Data{}, fmt.Errorf("cannot point at the controller: %v", err)
+	}
+	named, err := t.URLs.Check(a)
+	if err != nil {
+		return Data{}, fmt.Errorf("cannot point at the controller: urls: %v", err)
+	}
+	urls := map[string]string{}
+	for name, u := range named {
+		urls[name] = u.String()
 	}
 	return Data{Cluster: cluster, Name: name, Active: ActiveData{
-		URL: t.URL, Controller: t.Controller, Term: t.Term, Scheme: a.scheme, Host: a.host, Port: a.port,
+		URL: t.URL, Controller: t.Controller, Term: t.Term, Scheme: a.Scheme, Host: a.Host, Port: strconv.Itoa(int(a.Port)), URLs: urls,
 	}}, nil
 }
 
-func sampleData(cluster, name string) Data {
-	d, _ := dataFor(cluster, name, Target{Controller: "controller", URL: "http://127.0.0.1:8080", Term: 1})
+// namedURL finds the names of URLs in a template, which only the controller's file defines.
+var namedURL = regexp.MustCompile(`\.Active\.URLs\.([a-z][a-z0-9_]*)`)
+
+// sampleData returns data to try the templates of an agent with.
+func sampleData(cluster string, a Agent) Data {
+	d, _ := dataFor(cluster, a.Name, Aim{Controller: "controller", URL: "http://127.0.0.1:8080", Term: 1})
 	d.File = "/candidate"
+	texts := slices.Concat(a.Command, a.OnChange.Exec, slices.Collect(maps.Values(a.Env)))
+	for _, f := range a.Files {
+		text, _ := os.ReadFile(f.Template) // the rendering reports it
+		texts = append(append(texts, string(text)), f.Validate...)
+	}
+	for _, text := range texts {
+		for _, m := range namedURL.FindAllStringSubmatch(text, -1) {
+			d.Active.URLs[m[1]] = d.Active.URL
+		}
+	}
 	return d
 }
 
-// templates are an agent's, parsed; files are parsed at each rendering.
+// templates are the parsed templates of an agent; files are parsed at each rendering.
 type templates struct {
 	agent    Agent
 	command  []*template.Template
@@ -141,7 +166,7 @@ func executeList(list []*template.Template, d Data) ([]string, error) {
 	return out, nil
 }
 
-// rendered is everything of one pointing, in memory.
+// rendered is the in-memory result of rendering everything for one target.
 type rendered struct {
 	command  []string
 	env      []string // the agent's own, sorted
@@ -150,8 +175,9 @@ type rendered struct {
 	files    [][]byte // in the order of Agent.Files
 }
 
-// sameStart reports whether a process started from r is as good as one started from o. The TANIST_ variables are
-// left out: a running process can't be told, and who reads them restarts.
+// sameStart reports whether a process started from r equals one started from o. The TANIST_
+// variables are ignored: a running process can't learn new values, and an agent that reads them
+// uses Restart.
 func (r *rendered) sameStart(o *rendered) bool {
 	return slices.Equal(r.command, o.command) && slices.Equal(r.env, o.env)
 }
@@ -196,24 +222,25 @@ func (t *templates) render(d Data) (*rendered, error) {
 			return nil, err
 		}
 		r.files = append(r.files, []byte(s))
-		if _, err := executeList(t.validate[i], d); err != nil { // so that a typo is seen before the first change
+		if _, err := executeList(t.validate[i], d); err != nil { // finds a typo before the first change
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-// prepared is a rendered pointing whose files lie beside their places, validated. Either commit or discard is called once.
+// prepared is a rendering whose files lie next to their final paths, validated. Exactly one of
+// commit and discard is called, once.
 type prepared struct {
-	target  Target
+	target  Aim
 	r       *rendered
 	pending []*renameio.PendingFile
 }
 
 const validateTimeout = 10 * time.Second
 
-// prepare renders everything for target and validates the files. Nothing that is in use is touched.
-func (t *templates) prepare(ctx context.Context, cluster string, target Target) (_ *prepared, err error) {
+// prepare renders everything for target and validates the files. It changes nothing in use.
+func (t *templates) prepare(ctx context.Context, cluster string, target Aim) (_ *prepared, err error) {
 	d, err := dataFor(cluster, t.agent.Name, target)
 	if err != nil {
 		return nil, err
@@ -254,14 +281,14 @@ func (t *templates) prepare(ctx context.Context, cluster string, target Target) 
 		if err != nil {
 			return nil, err
 		}
-		if err := runCommand(ctx, argv, append(r.env, r.told...), validateTimeout); err != nil {
+		if err := runCommand(ctx, t.agent.start, argv, append(r.env, r.told...), validateTimeout); err != nil {
 			return nil, fmt.Errorf("cannot put %s in place: its validation failed: %v", f.Path, err)
 		}
 	}
 	return p, nil
 }
 
-// commit puts the files in place.
+// commit moves the files into place.
 func (p *prepared) commit() error {
 	for i, pf := range p.pending {
 		if err := pf.CloseAtomicallyReplace(); err != nil {
@@ -306,24 +333,25 @@ func ownerIDs(owner string) (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
-// runCommand runs a short command without a shell; its process group is killed when it ended or time is up.
-func runCommand(ctx context.Context, argv, env []string, timeout time.Duration) error {
+// runCommand runs a short command without a shell; its process group is killed when it has ended or
+// time is up.
+func runCommand(ctx context.Context, start func(*exec.Cmd) error, argv, env []string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // ctx is honoured below, for the whole group
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = slices.Clone(env)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = 100 * time.Millisecond
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return fmt.Errorf("cannot run %s: %v", argv[0], err)
 	}
 	pid := cmd.Process.Pid
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		// Wait without reaping, so that the group's number is still its own when it is killed.
+		// Wait without reaping, so that the group's number is still valid when the group is killed.
 		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
 		}
 	}()
@@ -346,7 +374,8 @@ func runCommand(ctx context.Context, argv, env []string, timeout time.Duration) 
 	return fmt.Errorf("%s: %v: %.200s", argv[0], err, said)
 }
 
-// signalPID signals a process through a descriptor, so that the number can't be somebody else's by the time.
+// signalPID signals a process through a descriptor, so that the number can't refer to another
+// process by then.
 func signalPID(pid int, sig syscall.Signal) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

@@ -2,12 +2,16 @@ package agentwatch
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tanist/tanist/election"
 )
 
 func write(t *testing.T, path, text string) string {
@@ -32,7 +36,7 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := Target{Controller: "ctl-b", URL: "https://[::1]/app", Term: 8}
+	target := Aim{Controller: "ctl-b", URL: "https://[::1]/app", Term: 8}
 	p, err := tm.prepare(t.Context(), "orders", target)
 	if err != nil {
 		t.Fatal(err)
@@ -60,8 +64,8 @@ func TestRender(t *testing.T) {
 		}
 	}
 
-	// What its validation refuses does not get into place, and leaves nothing behind.
-	if _, err := tm.prepare(t.Context(), "orders", Target{Controller: "ctl-a", URL: "http://a"}); err == nil || !strings.Contains(err.Error(), "validation failed") {
+	// A candidate that its validation refuses is not put in place, and leaves nothing behind.
+	if _, err := tm.prepare(t.Context(), "orders", Aim{Controller: "ctl-a", URL: "http://a"}); err == nil || !strings.Contains(err.Error(), "validation failed") {
 		t.Errorf("error %v", err)
 	}
 	if b, _ := os.ReadFile(filepath.Join(dir, "out")); string(b) != "ctl-b https\n" {
@@ -74,7 +78,7 @@ func TestRender(t *testing.T) {
 
 func TestValidationThatHangsIsKilledWithItsGroup(t *testing.T) {
 	began := time.Now()
-	err := runCommand(t.Context(), []string{"sh", "-c", "sleep 1000 & wait"}, nil, 50*time.Millisecond)
+	err := runCommand(t.Context(), (*exec.Cmd).Start, []string{"sh", "-c", "sleep 1000 & wait"}, nil, 50*time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "did not end within 50ms") {
 		t.Errorf("error %v", err)
 	}
@@ -83,8 +87,8 @@ func TestValidationThatHangsIsKilledWithItsGroup(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := runCommand(ctx, []string{"sleep", "1000"}, nil, time.Hour); err == nil {
-		t.Error("goes on after its context has ended")
+	if err := runCommand(ctx, (*exec.Cmd).Start, []string{"sleep", "1000"}, nil, time.Hour); err == nil {
+		t.Error("does not end with its context")
 	}
 }
 
@@ -101,7 +105,16 @@ func TestNewRefusesWhatIsWrongAllAtOnce(t *testing.T) {
 		{"several", func(c *Config) {
 			c.Cluster, c.Probe.Interval, c.Retries.Every, c.Controllers = "", 0, -1, []string{"ctl-a:8080", "http://a"}
 			c.Agents[0].StopTimeout = 0
-		}, []string{`cluster: ""`, "probe.interval: 0s", "retries.every: -1ns", `controllers[0]: "ctl-a:8080"`, "run.stop_timeout: 0s"}},
+		}, []string{"cluster: it is missing", "probe.interval: 0s", "retries.every: -1ns", `controllers[0]: "ctl-a:8080"`, "run.stop_timeout: 0s"}},
+		{"sidecars that nobody can believe", func(c *Config) {
+			c.Secret, c.Sidecars = nil, []string{"http://a:1"}
+		}, []string{"sidecars: have no effect without failsafe.secret_file"}},
+		{"a secret that protects nothing", func(c *Config) {
+			c.Secret = func() (election.Secret, error) { return secret[:15], nil }
+		}, []string{"failsafe.secret_file: the secret has fewer than 16"}},
+		{"a secret that can't be read", func(c *Config) {
+			c.Secret = func() (election.Secret, error) { return nil, errors.New("no such file") }
+		}, []string{"failsafe.secret_file: no such file"}},
 		{"no command", func(c *Config) { c.Agents[0].Command = nil }, []string{"run.command: is empty"}},
 		{"unknown key", func(c *Config) { c.Agents[0].Command[1] = "{{ .Active.Url }}" }, []string{"run.command[1]", "Url"}},
 		{"syntax", func(c *Config) { c.Agents[0].Command[1] = "{{ .Active.URL" }, []string{"run.command[1]: cannot read the template"}},
@@ -138,17 +151,17 @@ func TestNewRefusesWhatIsWrongAllAtOnce(t *testing.T) {
 }
 
 func TestTargetDiffers(t *testing.T) {
-	a7 := Target{URL: "http://a", Term: 7}
+	a7 := Aim{URL: "http://a", Term: 7}
 	for _, tc := range []struct {
-		at, next Target
+		at, next Aim
 		want     bool
 	}{
-		{Target{}, a7, true},
+		{Aim{}, a7, true},
 		{a7, a7, false},
-		{a7, Target{URL: "http://a", Term: 8}, true},
-		{a7, Target{URL: "http://b", Term: 7}, true},
-		{Target{URL: "http://a"}, a7, false}, // the term has become known
-		{Target{URL: "http://b"}, a7, true},
+		{a7, Aim{URL: "http://a", Term: 8}, true},
+		{a7, Aim{URL: "http://b", Term: 7}, true},
+		{Aim{URL: "http://a"}, a7, false}, // the term has become known
+		{Aim{URL: "http://b"}, a7, true},
 	} {
 		if got := tc.at.differs(tc.next); got != tc.want {
 			t.Errorf("%+v → %+v: %v", tc.at, tc.next, got)
@@ -156,23 +169,77 @@ func TestTargetDiffers(t *testing.T) {
 	}
 }
 
-// No record, whatever is in it, makes a watch follow a URL that could do harm in an argument, a file or a shell.
-func FuzzURL(f *testing.F) {
-	for _, s := range []string{"http://a", "https://[::1]:8443/x?y=1&z", "http://a'b", "http://a:99999", "http://a b", "javascript:alert(1)", "http://a\n"} {
-		f.Add(s)
+// No record, whatever its content, puts anything harmful into an argument, a variable or a file of
+// an agent.
+func FuzzData(f *testing.F) {
+	f.Add("ctl-a", uint64(7), "http://10.0.0.1:8080/x")
+	f.Add("ctl-a", uint64(1<<62), "http://[::1]")
+	f.Add("$(reboot)", uint64(1), "http://a'b")
+	f.Add("a\nb", uint64(1), "http://a;b")
+	tmpl, err := parseTemplates(Agent{
+		Name: "agt-1", Command: []string{"agent", "{{ .Active.URL }} {{ .Active.Controller }} {{ .Active.Scheme }} {{ .Active.Host }} {{ .Active.Port }}"},
+	})
+	if err != nil {
+		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		a, err := parseURL(raw)
-		if err != nil {
+	f.Fuzz(func(t *testing.T, controller string, term uint64, url string) {
+		w := newWorld(t)
+		c := w.config()
+		c.fill()
+		var got wish
+		v := newPicture(&c, c.Log, &counters{}, func(w wish) { got = w })
+		v.sighting(election.Sighting{Active: &election.Active{Controller: controller, Term: election.Term(term), State: election.StateServing, URL: url}})
+		v.look()
+		if got.action != Follow {
 			return
 		}
-		if strings.ContainsAny(raw, " \t\r\n'\"`$\\;|<>(){}*!^\x00") || !strings.HasPrefix(strings.ToLower(raw), a.scheme+"://") || a.host == "" || a.port == "" {
-			t.Errorf("%q is accepted as %+v", raw, a)
+		d, err := dataFor("orders", "agt-1", got.target)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got, err := parseURL(sameURL(raw)); err != nil || got != a {
-			t.Errorf("%q compares as %q: %+v, %v", raw, sameURL(raw), got, err)
+		r, err := tmpl.render(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range append([]string{r.command[1]}, r.told...) {
+			if strings.ContainsAny(text, "\t\r\n'\"`$\\;|<>(){}*!^&?#\x00") {
+				t.Errorf("%q %d %q: %q", controller, term, url, text)
+			}
+		}
+		if words := strings.Split(r.command[1], " "); len(words) != 5 || words[0] != url || words[1] != controller {
+			t.Errorf("%q %d %q: %q", controller, term, url, words)
 		}
 	})
 }
 
 var _ Source = (*world)(nil)
+
+// TestNamedURLsInTemplates: the names come from the record; before there is one, the check of the
+// configuration accepts any.
+func TestNamedURLsInTemplates(t *testing.T) {
+	a := AgentDefaults()
+	a.Name = "agt-1"
+	a.Command = []string{"/bin/agent", "--master", "{{ .Active.URLs.pb }}"}
+	tm, err := parseTemplates(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tm.render(sampleData("orders", a)); err != nil {
+		t.Errorf("the check refuses it: %v", err)
+	}
+	for urls, want := range map[election.URLs]string{
+		`{"pb":"http://10.0.0.11:9989"}`: "http://10.0.0.11:9989",
+		`{"web":"http://10.0.0.11:1"}`:   "",
+		`{"pb":"http://10.0.0.66:9989"}`: "",
+		"":                               "",
+	} {
+		d, err := dataFor("orders", "agt-1", Aim{Controller: "ctl-a", URL: "http://10.0.0.11:8080", URLs: urls, Term: 1})
+		var r *rendered
+		if err == nil {
+			r, err = tm.render(d)
+		}
+		if want == "" && err == nil || want != "" && (err != nil || r.command[2] != want) {
+			t.Errorf("%s: %+v, %v", urls, r, err)
+		}
+	}
+}

@@ -21,7 +21,7 @@ const (
 	stateStopped     = "stopped"
 )
 
-// mailbox holds the newest wish.
+// mailbox holds the newest wish of the picture.
 type mailbox struct {
 	mu      sync.Mutex
 	wish    wish
@@ -29,7 +29,7 @@ type mailbox struct {
 }
 
 func newMailbox() *mailbox {
-	return &mailbox{wish: wish{action: Keep, why: "asking the store"}, changed: make(chan struct{}, 1)}
+	return &mailbox{wish: wish{action: Leave, why: "asking the store"}, changed: make(chan struct{}, 1)}
 }
 
 func (m *mailbox) put(w wish) {
@@ -50,12 +50,13 @@ func (m *mailbox) get() wish {
 
 const (
 	startTimeout = 30 * time.Second // of Process.Start, whose work is a fork
-	stopMargin   = 20 * time.Second // beyond the grace, to confirm that a tree is gone
-	stopAgain    = time.Second      // pause after a stop that could not be confirmed
+	stopMargin   = 20 * time.Second // added to the grace, to confirm that a tree is gone
+	stopAgain    = time.Second      // pause after an unconfirmed stop
 	stopTries    = 3                // at the end
 )
 
-// runner makes one agent be what the view wants. Everything but the mailbox belongs to the goroutine of its run.
+// runner makes one agent match the picture's wish. All but the mailbox belongs to the goroutine of its
+// run.
 type runner struct {
 	cfg     *Config
 	agent   Agent
@@ -64,16 +65,17 @@ type runner struct {
 	tmpl    *templates
 	box     *mailbox
 	publish func(election.Agent)
-	hold    <-chan struct{} // closed when the agent may be started as far as its name goes; nil: at once
+	hold    <-chan struct{} // closed once the agent's name does not prevent its start; nil: at once
 
-	proc      Process // nil: nothing runs, confirmed
-	at        Target  // what proc is pointed at
+	proc      Process // nil: confirmed that nothing runs, except possibly undo
+	undo      Process // a failed start, until it is confirmed that nothing of it is left
+	at        Aim     // the target of proc
 	made      *rendered
 	started   time.Time
-	aim       Target // what was last wanted
-	switching bool   // the next start is because of a change of aim
+	aim       Aim  // the last wish
+	switching bool // the next start follows a change of aim
 	splayEnd  time.Time
-	failures  int // in a row: early deaths and starts that failed
+	failures  int // in a row: early deaths and failed starts
 	notBefore time.Time
 	prep      *prepared
 	said      string
@@ -100,7 +102,8 @@ func (r *runner) set(state, reason string) {
 	r.publish(s)
 }
 
-// run works until ctx has ended, stops the agent, and returns an error only if the end of it could not be confirmed.
+// run works until ctx has ended, stops the agent, and returns an error only if the agent's end
+// could not be confirmed.
 func (r *runner) run(ctx context.Context) error {
 	r.set(stateWaiting, r.box.get().why)
 	if r.hold != nil {
@@ -133,7 +136,8 @@ func (r *runner) run(ctx context.Context) error {
 	return r.end(ctx)
 }
 
-// step does what is next and returns how long there is nothing to do: zero for "look again", negative for "until something happens".
+// step takes the next step. It returns how long nothing is due: zero to step again, negative until
+// something happens.
 func (r *runner) step(ctx context.Context, w wish) time.Duration {
 	if w.action == Follow && r.aim.differs(w.target) {
 		r.failures, r.notBefore = 0, time.Time{}
@@ -153,7 +157,12 @@ func (r *runner) step(ctx context.Context, w wish) time.Duration {
 		}
 	}
 	hold := time.Until(r.notBefore)
+	if r.undo != nil && hold <= 0 {
+		return r.clear(ctx)
+	}
 	switch {
+	case r.undo != nil:
+		return hold
 	case w.action == Stop && r.proc != nil:
 		if hold > 0 {
 			return hold
@@ -162,7 +171,7 @@ func (r *runner) step(ctx context.Context, w wish) time.Duration {
 		r.stop(ctx, w.why)
 		return 0
 	case w.action == Follow && r.proc == nil:
-		r.splayEnd = time.Time{} // there is nothing to be gentle with, or it has been waited out
+		r.splayEnd = time.Time{} // nothing to spread, or the wait is over
 		if hold > 0 {
 			return hold
 		}
@@ -174,7 +183,7 @@ func (r *runner) step(ctx context.Context, w wish) time.Duration {
 		return r.change(ctx, w.target)
 	case w.action == Follow:
 		r.splayEnd, r.switching = time.Time{}, false
-		if r.at != w.target { // the same place, and more is known of it
+		if r.at != w.target { // the same place with more details
 			r.at = w.target
 		}
 		r.said = ""
@@ -187,8 +196,8 @@ func (r *runner) step(ctx context.Context, w wish) time.Duration {
 	return -1
 }
 
-// ready prepares target, or keeps what is prepared for it.
-func (r *runner) ready(ctx context.Context, target Target) (*prepared, error) {
+// ready prepares target, or keeps the existing preparation.
+func (r *runner) ready(ctx context.Context, target Aim) (*prepared, error) {
 	if r.prep != nil && r.prep.target == target {
 		return r.prep, nil
 	}
@@ -205,8 +214,8 @@ func (r *runner) drop() {
 	}
 }
 
-// start starts the agent; nothing of it runs.
-func (r *runner) start(ctx context.Context, target Target) time.Duration {
+// start starts the agent, of which nothing runs.
+func (r *runner) start(ctx context.Context, target Aim) time.Duration {
 	p, err := r.ready(ctx, target)
 	if err == nil {
 		err = p.commit()
@@ -229,12 +238,25 @@ func (r *runner) launch(ctx context.Context, p *prepared) (Process, error) {
 	defer cancel()
 	if err := proc.Start(ctx, nil, election.Never); err != nil {
 		r.count.startFailures.Add(1)
+		r.undo = proc // all of a failed start must be gone before the next one
 		return nil, fmt.Errorf("cannot start the agent: %v", err)
 	}
 	return proc, nil
 }
 
-// running notes that proc runs, or has been told, as p says.
+// clear ends what a failed start may have left. Nothing else starts before that is confirmed.
+func (r *runner) clear(ctx context.Context) time.Duration {
+	if err := r.stopOne(ctx, r.undo); err != nil {
+		r.notBefore = time.Now().Add(stopAgain)
+		r.complain(err)
+		r.set(stateRestarting, err.Error())
+		return stopAgain
+	}
+	r.undo = nil
+	return 0
+}
+
+// running records that proc runs, or has been notified, as p describes.
 func (r *runner) running(proc Process, p *prepared) {
 	r.said = ""
 	took := time.Since(p.target.Seen)
@@ -253,19 +275,19 @@ func (r *runner) running(proc Process, p *prepared) {
 	r.proc, r.at, r.made = proc, p.target, p.r
 	r.switching, r.splayEnd = false, time.Time{}
 	r.log.Info().Str("controller", r.at.Controller).Str("url", r.at.URL).Uint64("term", uint64(r.at.Term)).
-		Int("pid", proc.PID()).Dur("took_ms", took).Msg("the agent runs, pointed at the active")
+		Int("pid", proc.PID()).Dur("took_ms", took).Msg("the agent follows the controller")
 	r.set(stateRunning, "")
 }
 
 // change points the running agent at target.
-func (r *runner) change(ctx context.Context, target Target) time.Duration {
+func (r *runner) change(ctx context.Context, target Aim) time.Duration {
 	p, err := r.ready(ctx, target)
 	if err != nil {
 		return r.trouble(ctx, stateRunning, err)
 	}
 	action := r.agent.OnChange.Action
 	if action != Restart && !p.r.sameStart(r.made) {
-		r.log.Info().Msg("what changes is in the command or the environment: only a restart can tell the agent")
+		r.log.Info().Msg("the change affects the agent's command or environment; restarting it")
 		action = Restart
 	}
 	if action != Restart {
@@ -277,14 +299,14 @@ func (r *runner) change(ctx context.Context, target Target) time.Duration {
 		if action == Signal {
 			err = r.cfg.Signal(r.proc.PID(), r.agent.OnChange.Signal)
 		} else {
-			err = runCommand(ctx, p.r.onChange, append(p.r.env, p.r.told...), r.agent.OnChange.ExecTimeout)
+			err = runCommand(ctx, r.agent.start, p.r.onChange, append(p.r.env, p.r.told...), r.agent.OnChange.ExecTimeout)
 		}
 		if err == nil {
 			r.running(r.proc, p)
 			return 0
 		}
-		r.log.Warn().Err(err).Msg("the agent can't be told of the new active; restarting it")
-		if r.stop(ctx, "the agent can't be told of the new active") {
+		r.log.Warn().Err(err).Msg("cannot notify the agent of the new active; restarting it")
+		if r.stop(ctx, "the agent could not be notified of the new active") {
 			r.set(stateRestarting, "")
 		}
 		return 0
@@ -305,12 +327,13 @@ func (r *runner) change(ctx context.Context, target Target) time.Duration {
 		return 0
 	}
 	r.set(stateRestarting, fmt.Sprintf("pointing it at %s (term %d)", target.Controller, target.Term))
-	// What is prepared stays prepared: start uses it, unless something newer is wanted by then.
+	// Keep the preparation: start uses it unless there is a newer wish by then.
 	r.stop(ctx, "")
 	return 0
 }
 
-// stop ends the agent. If that can't be confirmed, the process is kept and nothing is done for a while.
+// stop ends the agent. If that can't be confirmed, the process is kept and nothing is done for a
+// while.
 func (r *runner) stop(ctx context.Context, why string) bool {
 	if err := r.stopOne(ctx, r.proc); err != nil {
 		r.notBefore = time.Now().Add(stopAgain)
@@ -320,12 +343,12 @@ func (r *runner) stop(ctx context.Context, why string) bool {
 	}
 	r.proc = nil
 	if why != "" {
-		r.log.Info().Str("why", why).Msg("stopped the agent")
+		r.log.Info().Str("reason", why).Msg("stopped the agent")
 	}
 	return true
 }
 
-// stopOne ends a tree. It goes on when ctx ends: an agent half stopped helps nobody.
+// stopOne ends a tree. It continues after ctx ends: a half-stopped agent helps nobody.
 func (r *runner) stopOne(ctx context.Context, p Process) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.agent.StopTimeout+stopMargin)
 	defer cancel()
@@ -336,7 +359,8 @@ func (r *runner) stopOne(ctx context.Context, p Process) error {
 	return nil
 }
 
-// stopOld ends the predecessor of an agent that may overlap; it is not given up on before it is gone or ctx has ended.
+// stopOld ends the predecessor of an agent with Overlap; it retries until that is gone or ctx has
+// ended.
 func (r *runner) stopOld(ctx context.Context, old Process) {
 	for {
 		err := r.stopOne(ctx, old)
@@ -352,7 +376,7 @@ func (r *runner) stopOld(ctx context.Context, old Process) {
 	}
 }
 
-// died deals with an agent that ended by itself: what is left of its tree is cleared away, then there is a pause.
+// died handles an agent that exited: it ends the rest of its tree, and a pause begins.
 func (r *runner) died(ctx context.Context) time.Duration {
 	how := r.proc.Exit()
 	if hold := time.Until(r.notBefore); hold > 0 {
@@ -365,14 +389,15 @@ func (r *runner) died(ctx context.Context) time.Duration {
 	if time.Since(r.started) >= r.cfg.Backoff.Reset {
 		r.failures = 0
 	}
-	r.log.Warn().Str("how", how).Msg("the agent ended by itself")
+	r.log.Warn().Str("reason", how).Msg("the agent exited")
 	pause := r.backoff()
 	r.notBefore = time.Now().Add(pause)
-	r.set(stateWaiting, fmt.Sprintf("the agent ended by itself: %s; next start in %v", how, pause.Round(time.Millisecond)))
+	r.set(stateWaiting, fmt.Sprintf("the agent exited: %s; next start in %v", how, pause.Round(time.Millisecond)))
 	return 0
 }
 
-// trouble notes that a start or change failed and says when to try again. An old agent goes on.
+// trouble records that a start or change failed, and sets the time of the retry. An old agent keeps
+// running.
 func (r *runner) trouble(ctx context.Context, state string, err error) time.Duration {
 	if ctx.Err() != nil {
 		return 0
@@ -386,7 +411,7 @@ func (r *runner) trouble(ctx context.Context, state string, err error) time.Dura
 func (r *runner) complain(err error) {
 	if r.said != err.Error() {
 		r.said = err.Error()
-		r.log.Error().Err(err).Msg("will be tried again")
+		r.log.Error().Err(err).Msg("cannot switch the agent; retrying")
 	}
 }
 
@@ -411,13 +436,18 @@ func (r *runner) end(ctx context.Context) error {
 		state, why = stateUnreachable, un.Error()
 	}
 	var err error
-	for i := 0; r.proc != nil && i < stopTries; i++ {
-		if i > 0 {
-			time.Sleep(stopAgain)
-		}
-		if err = r.stopOne(ctx, r.proc); err == nil {
-			r.proc = nil
-			r.log.Info().Str("why", why).Msg("stopped the agent")
+	for _, p := range []*Process{&r.undo, &r.proc} {
+		for i := 0; *p != nil && i < stopTries; i++ {
+			if i > 0 {
+				time.Sleep(stopAgain)
+			}
+			wrong := r.stopOne(ctx, *p)
+			if wrong == nil {
+				*p = nil
+				r.log.Info().Str("reason", why).Msg("stopped the agent")
+			} else if i == stopTries-1 {
+				err = errors.Join(err, wrong)
+			}
 		}
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package agentwatch
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,21 +16,30 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// clusterView is what a sidecar answers at /v1/cluster, as far as it matters here.
-type clusterView struct {
-	Cluster     string                `json:"cluster"`
-	Active      *election.Active      `json:"active"`
-	Controllers []election.Controller `json:"controllers"`
-}
-
 const (
 	askTimeout = 2 * time.Second
-	askLimit   = 1 << 20 // bytes of an answer
+	askLimit   = 1 << 20 // bytes of a response
 	askAtOnce  = 8
 )
 
-// ask asks sidecars for their view and returns the answers that could be read.
-func ask(ctx context.Context, client *http.Client, cluster string, apis []string) (views []clusterView, err error) {
+// asker asks sidecars for their picture of the cluster. A response counts only if it is signed with
+// the cluster's secret, for this very request: another process at a sidecar's address can't forge
+// one.
+type asker struct {
+	client  *http.Client
+	cluster string
+	secret  func() (election.Secret, error)
+}
+
+// all asks sidecars and returns the verified responses.
+func (a asker) all(ctx context.Context, apis []string) (answers []election.ClusterRecord, err error) {
+	secret, err := a.secret()
+	if err == nil {
+		err = secret.Validate()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask sidecars: %v", err)
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, askAtOnce)
@@ -38,9 +48,9 @@ func ask(ctx context.Context, client *http.Client, cluster string, apis []string
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			v, err := askOne(ctx, client, api)
-			if err == nil && v.Cluster != cluster {
-				err = fmt.Errorf("%s is of cluster %q", api, v.Cluster)
+			c, err := a.one(ctx, api, secret)
+			if err == nil && c.Cluster != a.cluster {
+				err = fmt.Errorf("%s is of cluster %.80q", api, c.Cluster)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -48,34 +58,44 @@ func ask(ctx context.Context, client *http.Client, cluster string, apis []string
 				errs = append(errs, err)
 				return
 			}
-			views = append(views, v)
+			answers = append(answers, c)
 		})
 	}
 	wg.Wait()
-	return views, errors.Join(errs...)
+	return answers, errors.Join(errs...)
 }
 
-func askOne(ctx context.Context, client *http.Client, api string) (clusterView, error) {
+func (a asker) one(ctx context.Context, api string, secret election.Secret) (election.ClusterRecord, error) {
+	var c election.ClusterRecord
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(api, "/")+"/v1/cluster", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(api, "/")+election.ClusterDocument, nil)
 	if err != nil {
-		return clusterView{}, err
+		return c, err
 	}
-	resp, err := client.Do(req)
+	nonce := rand.Text()
+	req.Header.Set(election.NonceHeader, nonce)
+	req.Header.Set(election.ProofHeader, secret.Prove(election.ClusterDocument, nonce))
+	resp, err := a.client.Do(req)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
-		return clusterView{}, fmt.Errorf("cannot ask %s: %v", api, err)
+		return c, fmt.Errorf("cannot ask %s: %v", api, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return clusterView{}, fmt.Errorf("cannot ask %s: status %s", api, resp.Status)
+		return c, fmt.Errorf("cannot ask %s: status %s", api, resp.Status)
 	}
-	var v clusterView
-	if err := json.NewDecoder(io.LimitReader(resp.Body, askLimit)).Decode(&v); err != nil {
-		return clusterView{}, fmt.Errorf("cannot read the answer of %s: %v", api, err)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, askLimit))
+	if err != nil {
+		return c, fmt.Errorf("cannot read the answer of %s: %v", api, err)
 	}
-	return v, nil
+	if !secret.Answered(election.ClusterDocument, nonce, body, resp.Header.Get(election.SignatureHeader)) {
+		return c, fmt.Errorf("cannot believe %s: its answer is not signed with the cluster's secret: set the same failsafe.secret_file there and here", api)
+	}
+	if err := json.Unmarshal(body, &c); err != nil {
+		return c, fmt.Errorf("cannot read the answer of %s: %v", api, err)
+	}
+	return c, nil
 }

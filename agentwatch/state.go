@@ -12,18 +12,21 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Peer is a controller that is known, as far as it is.
+// Peer is what is known of a controller.
 type Peer struct {
 	Controller string `json:"controller,omitempty"`
 	URL        string `json:"url,omitempty"` // its startup port is probed
 	API        string `json:"api,omitempty"` // its sidecar's REST interface is asked
+
+	at election.URL // of URL
 }
 
-// memory is what outlives a restart. It is a cache: without it the watch knows less at its start, nothing else.
+// memory is the part of the picture that outlives a restart. It is a cache: without it the watch only
+// knows less at its start.
 type memory struct {
 	Cluster string        `json:"cluster"`
-	Term    election.Term `json:"term"`             // the highest seen
-	Active  *Target       `json:"active,omitempty"` // the last that was named
+	Term    election.Term `json:"term"`             // the highest term seen
+	Active  *Aim          `json:"active,omitempty"` // the last one named
 	Known   []Peer        `json:"known,omitempty"`
 }
 

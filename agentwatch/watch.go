@@ -10,8 +10,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// Watch keeps agents pointed at the active controller. Make it with [New]; Run it once. Snapshot and Counters may be called at any
-// time, from any goroutine.
+// Watch keeps agents pointed at the active controller. Make it with [New] and Run it once. Snapshot
+// and Counters are safe to call at any time.
 type Watch struct {
 	cfg      Config
 	runners  []*runner
@@ -23,7 +23,7 @@ type Watch struct {
 	agents map[string]election.Agent
 }
 
-// counters are those of [Counters], as they are counted.
+// counters are the live values of [Counters].
 type counters struct {
 	switches, deaths, startFailures, stopFailures atomic.Uint64
 	probes, probesFailed, misses                  atomic.Uint64
@@ -31,47 +31,49 @@ type counters struct {
 	switchNanos                                   atomic.Int64
 }
 
-// Counters are what a watch has counted since it was made.
+// Counters counts the events of a watch since it was made.
 type Counters struct {
-	Switches      uint64 // agents pointed at an active, the first time and at each change
+	Switches      uint64 // agents pointed at an active, including the first time
 	Deaths        uint64 // agents that ended by themselves
 	StartFailures uint64
-	StopFailures  uint64 // stops that could not be confirmed
+	StopFailures  uint64 // unconfirmed stops
 	Probes        uint64 // of startup ports
 	ProbesFailed  uint64
-	Misses        uint64 // retries that found no controller
-	StoreErrors   uint64 // times that the store was said to be away
-	Dropped       uint64 // records that were older, a stranger's, or could not be read
+	Misses        uint64 // retries that reached no controller
+	StoreErrors   uint64 // times that the store became unreachable
+	Dropped       uint64 // records that were older, foreign or unreadable
 	Asks          uint64 // times that the sidecars were asked
-	// LastSwitch is how long the last switch took, from the record's arrival to the agent's start.
+	// LastSwitch is the duration of the last switch, from the record's arrival to the agent's
+	// start.
 	LastSwitch time.Duration
 }
 
-// Snapshot is the state of a watch at one moment. It is the receiver's own.
+// Snapshot is the state of a watch at one moment. The caller owns it.
 type Snapshot struct {
 	Cluster  string           `json:"cluster"`
-	Store    string           `json:"store"`              // what the store says, or why it can't be asked
+	Store    string           `json:"store"`              // the report of the store, or why it is unreachable
 	StoreUp  bool             `json:"store_up"`           //
-	Sidecars string           `json:"sidecars,omitempty"` // what the sidecars said last
-	Target   Target           `json:"target"`             // whom the agents follow; an empty URL means nobody yet
+	Sidecars string           `json:"sidecars,omitempty"` // last result from the sidecars
+	Target   Aim              `json:"target"`             // the controller that the agents follow; an empty URL means none yet
 	Seen     election.Term    `json:"term_seen"`          // the highest term seen
-	Answers  bool             `json:"answers"`            // the target's startup port
-	Others   int              `json:"others"`             // of the other known controllers' startup ports answer
-	Action   Action           `json:"action"`             // what the decision table says
-	Misses   int              `json:"misses"`             // retries in a row without any controller
-	Retries  int              `json:"retries"`            // how many are allowed; 0: any number
+	Answers  bool             `json:"answers"`            // the target's startup port is open
+	Others   int              `json:"others"`             // other known controllers whose startup ports are open
+	Action   Action           `json:"action"`             // the result of the decision table
+	Misses   int              `json:"misses"`             // consecutive retries without any controller
+	Retries  int              `json:"retries"`            // limit of the retries; 0: none
 	Known    []Peer           `json:"known"`
 	Agents   []election.Agent `json:"agents"` // in the order of the configuration
 }
 
-// New checks cfg and returns a watch that is not yet running. The error has everything that is wrong with cfg.
+// New checks cfg and returns a watch that is not yet running. The error contains everything that is
+// wrong with cfg.
 func New(cfg Config) (*Watch, error) {
 	cfg.fill()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	w := &Watch{cfg: cfg, agents: map[string]election.Agent{}}
-	w.snap = Snapshot{Cluster: cfg.Cluster, Store: notAsked, Action: Keep, Retries: cfg.Retries.Count}
+	w.snap = Snapshot{Cluster: cfg.Cluster, Store: notAsked, Action: Leave, Retries: cfg.Retries.Count}
 	if cfg.Presence != nil {
 		w.presence = newPresence(&w.cfg)
 	}
@@ -82,7 +84,7 @@ func New(cfg Config) (*Watch, error) {
 		}
 		tmpl, err := parseTemplates(a)
 		if err != nil {
-			return nil, err // Validate has seen it before
+			return nil, err // Validate has checked it
 		}
 		w.runners = append(w.runners, &runner{
 			cfg: &w.cfg, agent: a, tmpl: tmpl, count: &w.count, box: newMailbox(), publish: w.publish, hold: hold,
@@ -102,9 +104,10 @@ func (w *Watch) publish(a election.Agent) {
 	}
 }
 
-// Run keeps the agents pointed at the active until ctx has ended or no controller could be reached for all the retries. Either way all
-// agents are stopped when it returns. It returns nil for the former, an [*UnreachableError] for the latter, and [election.ErrNameTaken]
-// if another live process has the name of an agent; joined with an error for every agent whose end could not be confirmed.
+// Run keeps the agents pointed at the active until ctx has ended or all retries failed to reach a
+// controller. All agents are stopped when it returns. It returns nil in the first case, an
+// [*UnreachableError] in the second, and [election.ErrNameTaken] if another live process has the
+// name of an agent; joined with an error for every agent whose end could not be confirmed.
 func (w *Watch) Run(ctx context.Context) error {
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -127,7 +130,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	for i, r := range w.runners {
 		runners.Go(func() { errs[i] = r.run(run) })
 	}
-	v := newView(&w.cfg, w.cfg.Log, &w.count, func(d wish) {
+	v := newPicture(&w.cfg, w.cfg.Log, &w.count, func(d wish) {
 		for _, r := range w.runners {
 			r.box.put(d)
 		}
@@ -144,10 +147,10 @@ func (w *Watch) Run(ctx context.Context) error {
 	return errors.Join(append([]error{err, taken}, errs...)...)
 }
 
-func (w *Watch) show(v *view) {
+func (w *Watch) show(v *picture) {
 	s := Snapshot{
-		Cluster: w.cfg.Cluster, Store: v.storeSay, StoreUp: v.storeUp, Sidecars: v.asked, Target: v.target, Seen: v.seen,
-		Answers: v.facts.Port, Others: v.facts.Others, Action: v.last.action, Misses: v.misses, Retries: w.cfg.Retries.Count,
+		Cluster: w.cfg.Cluster, Store: v.storeSay, StoreUp: v.storeUp, Sidecars: v.asked, Target: v.target, Seen: v.filter.Seen(),
+		Answers: v.facts.Port, Others: v.facts.Others, Action: v.wished.action, Misses: v.retries.count, Retries: w.cfg.Retries.Count,
 		Known: append([]Peer(nil), v.peers...),
 	}
 	w.mu.Lock()
@@ -155,7 +158,7 @@ func (w *Watch) show(v *view) {
 	w.mu.Unlock()
 }
 
-// Snapshot returns the state of the watch. It never waits for anything.
+// Snapshot returns the state of the watch. It never blocks.
 func (w *Watch) Snapshot() Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -169,7 +172,7 @@ func (w *Watch) Snapshot() Snapshot {
 	return s
 }
 
-// Counters returns what has been counted so far.
+// Counters returns the counts up to now.
 func (w *Watch) Counters() Counters {
 	c := &w.count
 	return Counters{

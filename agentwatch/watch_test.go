@@ -129,7 +129,7 @@ func TestOlderTermsAreDropped(t *testing.T) {
 		if c := watch.Counters(); c.Dropped != 1 {
 			t.Errorf("counters %+v", c)
 		}
-		// A term that was only seen on its way counts too.
+		// A term that was only seen in passing counts too.
 		w.say(election.Sighting{Active: active("c", 10, election.StateStarting)})
 		sleep(time.Second)
 		w.serving("a", 9)
@@ -357,12 +357,12 @@ func TestAgentThatKeepsEndingIsStartedLessAndLessOften(t *testing.T) {
 		if a := watch.Snapshot().Agents[0]; a.State != "waiting" || !strings.Contains(a.Reason, "exit status 1") {
 			t.Errorf("status %+v", a)
 		}
-		// A new active is a new chance, at once.
+		// A new active is retried at once.
 		sleep(time.Second)
 		w.serving("b", 8)
 		synctest.Wait()
 		w.want(t, "13s start b@8")
-		// Having run for long enough, it begins with the shortest pause again.
+		// After a long enough run the shortest pause applies again.
 		w.do(func() { w.lifetime = time.Minute })
 		sleep(5 * time.Minute)
 		if s := w.story(); !strings.Contains(s, "2m17.2s start") && !strings.Contains(s, "start b@8") {
@@ -422,6 +422,43 @@ func TestStartThatFailsIsTriedAgain(t *testing.T) {
 	})
 }
 
+// TestFailedStartIsUndoneBeforeTheNext: the remains of a failed start are ended, and nothing else
+// starts until that is confirmed.
+func TestFailedStartIsUndoneBeforeTheNext(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.startErr, w.startLeaves, w.stopErr = errors.New("no memory"), true, errors.New("cannot confirm")
+		watch, end := w.run(t, w.config())
+		w.serving("a", 7)
+		sleep(5 * time.Second)
+		w.want(t, "0s start failed") // once: its end can't be confirmed
+		w.do(func() { w.startErr = nil })
+		sleep(5 * time.Second)
+		if a := watch.Snapshot().Agents[0]; a.State != "restarting" || !strings.Contains(a.Reason, "cannot confirm that the agent is gone") {
+			t.Errorf("%+v", a)
+		}
+		w.do(func() { w.stopErr = nil })
+		sleep(2 * time.Second)
+		w.want(t, "10.5s gone a@7", "10.5s start a@7")
+		if got := w.living(); !slices.Equal(got, []string{"a@7"}) {
+			t.Errorf("running: %q", got)
+		}
+		wantNil(t, end())
+		if left := w.living(); len(left) != 0 {
+			t.Errorf("left running: %q", left)
+		}
+	})
+	t.Run("told to end meanwhile", func(t *testing.T) {
+		in(t, func(t *testing.T, w *world) {
+			w.startErr, w.startLeaves = errors.New("no memory"), true
+			_, end := w.run(t, w.config())
+			w.serving("a", 7)
+			synctest.Wait()
+			wantNil(t, end())
+			w.want(t, "0s start failed", "0s gone a@7")
+		})
+	})
+}
+
 func TestNoSecondAgentWhileTheEndOfTheFirstIsNotConfirmed(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		watch, end := w.run(t, w.config())
@@ -457,7 +494,7 @@ func TestSplayIsWaitedOutBeforeTheAgentIsTouched(t *testing.T) {
 		sleep(10 * time.Second)
 		w.serving("b", 8)
 		sleep(2 * time.Second)
-		w.serving("c", 9) // the splay does not begin anew
+		w.serving("c", 9) // the splay does not restart
 		sleep(8 * time.Second)
 		w.want(t, "0s start a@7", "15s gone a@7", "15s start c@9")
 		wantNil(t, end())
@@ -587,7 +624,7 @@ func TestBrokenFileDoesNotStopTheOldAgent(t *testing.T) {
 
 func TestStoreAwayTheSidecarsAreAsked(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
-		w.sidecars["a.test:8710"] = clusterView{
+		w.sidecars["a.test:8710"] = election.ClusterRecord{
 			Cluster: "orders", Active: active("a", 7, election.StateServing),
 			Controllers: []election.Controller{
 				{Name: "a", URL: urlOf("a"), API: "http://a.test:8710"},
@@ -601,24 +638,24 @@ func TestStoreAwayTheSidecarsAreAsked(t *testing.T) {
 		w.dead("a")
 		w.do(func() {
 			w.open["b.test:8080"] = true
-			w.sidecars["b.test:8710"] = clusterView{Cluster: "orders", Active: active("b", 8, election.StateServing)}
+			w.sidecars["b.test:8710"] = election.ClusterRecord{Cluster: "orders", Active: active("b", 8, election.StateServing)}
 		})
 		sleep(5 * time.Second)
 		if got := w.living(); !slices.Equal(got, []string{"b@8"}) {
 			t.Errorf("running: %q\n%+v", got, watch.Snapshot())
 		}
-		// An old view, a stranger's cluster, and another URL for the same term change nothing.
+		// An old picture, a stranger's cluster, and another URL for the same term change nothing.
 		w.story()
 		odd := active("b", 8, election.StateServing)
 		odd.URL = urlOf("x")
 		w.do(func() {
 			w.open["a.test:8080"], w.open["x.test:8080"] = true, true
-			w.sidecars["a.test:8710"] = clusterView{Cluster: "orders", Active: active("a", 7, election.StateServing)}
-			w.sidecars["b.test:8710"] = clusterView{Cluster: "orders", Active: odd}
+			w.sidecars["a.test:8710"] = election.ClusterRecord{Cluster: "orders", Active: active("a", 7, election.StateServing)}
+			w.sidecars["b.test:8710"] = election.ClusterRecord{Cluster: "orders", Active: odd}
 		})
 		sleep(10 * time.Second)
 		w.do(func() {
-			w.sidecars["a.test:8710"] = clusterView{Cluster: "bills", Active: active("a", 99, election.StateServing)}
+			w.sidecars["a.test:8710"] = election.ClusterRecord{Cluster: "bills", Active: active("a", 99, election.StateServing)}
 		})
 		sleep(10 * time.Second)
 		w.want(t)
