@@ -1,11 +1,13 @@
 package haproxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -16,37 +18,48 @@ import (
 // The modes of a cluster's frontend and backend.
 const (
 	ModeHTTP = "http"
-	ModeTCP  = "tcp" // also for TLS that is passed through
+	ModeTCP  = "tcp" // also for TLS passthrough
 )
 
 // How HAProxy itself checks the controller that is in rotation.
 const (
-	CheckTCP    = "tcp"    // the startup port accepts
-	CheckActive = "active" // GET /active of the sidecar answers 200; needs its REST interface to be reachable from here
+	CheckTCP    = "tcp"    // the startup port accepts a connection
+	CheckActive = "active" // GET /active of the sidecar returns 200; needs its REST interface to be reachable from here
 	CheckNone   = "none"
 )
 
-// Config says what a [Proxy] keeps. Every zero value has a default, which is named at the field; [New] and [Render]
-// validate it.
+// Config configures a [Proxy]. Every zero value has a default, given at its field. [New] and
+// [Render] validate it.
 type Config struct {
 	Clusters []Cluster // at least one
 
-	Template     string // path of a text/template over [Data]; empty: the built-in one ([BuiltinTemplate])
-	ConfigFile   string // path of the HAProxy configuration that is written; empty: no HAProxy, hooks only
-	AdminSocket  string // path of HAProxy's stats socket (level admin)
-	MasterSocket string // path of the master's socket; needed for Spawn, else optional
+	Template   string // path of a text/template over [Data]; empty: the built-in one ([BuiltinTemplate])
+	ConfigFile string // path of the HAProxy configuration to write; empty: no HAProxy, hooks only
+	// Files are what HAProxy loads (-f), in that order, if ConfigFile is only a part of it: files,
+	// and directories with *.cfg. Then ConfigFile contains only the clusters' sections, and the
+	// rest is the operator's. If empty, ConfigFile is the whole configuration.
+	Files []string
+	// Overwrite replaces ConfigFile even if somebody else wrote it. The old file is kept as
+	// NAME.before-tanist.
+	Overwrite bool
+	// StartHook starts the command of a hook. cmd.Env holds what to add to the environment; the
+	// caller decides what else of its environment the hook gets. If nil, the hook gets all of it.
+	StartHook    func(cmd *exec.Cmd) error `json:"-"`
+	AdminSocket  string                    // path of HAProxy's stats socket (level admin)
+	MasterSocket string                    // path of the master's socket; required for Spawn
 
-	// Spawn: Tanist starts HAProxy (master-worker) and owns it: restarts it with backoff when it ends, and stops it
-	// when Run returns. The kernel kills it if Tanist is killed.
+	// Spawn makes Tanist start HAProxy (master-worker) and own it: Tanist restarts it with backoff
+	// when it ends, and stops it when Run returns. If Tanist is killed HAProxy lives on, and the
+	// next Run adopts it.
 	Spawn  bool
 	Binary string   // default "haproxy"
 	Reload []string // command that reloads an HAProxy that has no MasterSocket; empty: none
 
-	StatsBind   string // bind of the statistics page in the built-in template; empty: none
-	User, Group string // whom HAProxy's workers run as in the built-in template; empty: unchanged
+	StatsBind   string // address of the statistics page in the built-in template; empty: none
+	User, Group string // identity of HAProxy's workers in the built-in template; empty: unchanged
 	SocketMode  string // permissions of the admin socket, octal; default "600"
 
-	Reconcile time.Duration // how often HAProxy is compared with what it should have; default 2s, at least 100ms
+	Reconcile time.Duration // interval at which HAProxy is compared with the desired state; default 2s, at least 100ms
 	Hooks     []Hook        // run in order at each change, one at a time
 }
 
@@ -56,73 +69,131 @@ type Cluster struct {
 	Bind        string   // the argument of HAProxy's bind: ":8080", ":8443 ssl crt /etc/ssl/orders.pem"
 	Mode        string   // ModeHTTP (default) or ModeTCP
 	Backend     string   // name of HAProxy's frontend and backend; default Name
-	Controllers []string // URLs that may ever be active; empty: any
-	// Slots is how many servers the backend has when Controllers is empty. They get their addresses at run time.
-	// Default 3.
+	Controllers []string // URLs that may be active; empty: any
+	// Slots is the number of servers of the backend when Controllers is empty. They get their
+	// addresses at run time. Default 3.
 	Slots int
-	// HoldRequests is how long requests wait in HAProxy's queue while nobody is active; zero: they fail at once (503).
+	// HoldRequests is how long requests wait in HAProxy's queue during a vacancy. Zero: they fail
+	// at once (503).
 	HoldRequests time.Duration
 	Check        string // CheckTCP (default), CheckActive, CheckNone
 }
 
-// A Hook is a command that is run at each change of the active controller, for whoever has another proxy. See
-// [Change] for what it is told.
+// Hook is a command to run at each change of the active controller, for those who use another
+// proxy. [Change] describes its arguments and environment.
 type Hook struct {
 	Command []string
 	Timeout time.Duration // default 10s; then its process group is killed
 }
 
+// Defaults returns a Config with all defaults, except for what only the operator knows.
+func Defaults() Config {
+	return Config{Binary: "haproxy", SocketMode: "600", Reconcile: 2 * time.Second}
+}
+
+// ClusterDefaults returns a Cluster with all defaults.
+func ClusterDefaults() Cluster { return Cluster{Mode: ModeHTTP, Slots: 3, Check: CheckTCP} }
+
+// HookDefaults returns a Hook with all defaults.
+func HookDefaults() Hook { return Hook{Timeout: 10 * time.Second} }
+
 var (
-	nameRE       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$`)
 	backendRE    = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 	socketModeRE = regexp.MustCompile(`^[0-7]{3,4}$`)
 )
 
+// wrongs collects the problems of a configuration.
+type wrongs []error
+
+func (w *wrongs) bad(format string, args ...any) { *w = append(*w, fmt.Errorf(format, args...)) }
+
 // complete returns c with its defaults filled in, or everything that is wrong with it.
 func (c Config) complete() (Config, error) {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-
+	var w wrongs
 	c.Clusters = append([]Cluster(nil), c.Clusters...)
 	c.Hooks = append([]Hook(nil), c.Hooks...)
-	if c.Binary == "" {
-		c.Binary = "haproxy"
-	}
-	if c.SocketMode == "" {
-		c.SocketMode = "600"
-	}
-	if c.Reconcile == 0 {
-		c.Reconcile = 2 * time.Second
-	}
+	d := Defaults()
+	c.Binary, c.SocketMode, c.Reconcile = cmp.Or(c.Binary, d.Binary), cmp.Or(c.SocketMode, d.SocketMode), cmp.Or(c.Reconcile, d.Reconcile)
 	if c.Reconcile < 100*time.Millisecond {
-		bad("haproxy.reconcile: %v is too short; at least 100ms", c.Reconcile)
+		w.bad("haproxy.reconcile: %v is too short; at least 100ms", c.Reconcile)
 	}
 	if !socketModeRE.MatchString(c.SocketMode) {
-		bad("haproxy.socket_mode: %q is not an octal mode such as 600", c.SocketMode)
+		w.bad("haproxy.socket_mode: %q is not an octal mode such as 600", c.SocketMode)
 	}
+	c.checkPaths(&w)
+	c.checkTexts(&w)
+	if len(c.Clusters) == 0 {
+		w.bad("cluster: is missing")
+	}
+	names, backends := map[string]bool{}, map[string]bool{}
+	for i := range c.Clusters {
+		key := clusterKeys(i)
+		cl, err := c.Clusters[i].complete(c, key)
+		c.Clusters[i] = cl
+		if err != nil {
+			w = append(w, err)
+		}
+		if names[cl.Name] {
+			w.bad("%s: %q is listed twice", key("cluster"), cl.Name)
+		}
+		if backends[cl.Backend] {
+			w.bad("%s: backend %q is used by another cluster", key("cluster"), cl.Backend)
+		}
+		names[cl.Name], backends[cl.Backend] = true, true
+	}
+	for i := range c.Hooks {
+		h := &c.Hooks[i]
+		if len(h.Command) == 0 || h.Command[0] == "" {
+			w.bad("hooks[%d].command: is missing", i)
+		}
+		h.Timeout = cmp.Or(h.Timeout, HookDefaults().Timeout)
+		if h.Timeout < 0 {
+			w.bad("hooks[%d].timeout: %v is negative", i, h.Timeout)
+		}
+	}
+	return c, errors.Join(w...)
+}
+
+// checkPaths checks which files and sockets are set and where they are.
+func (c Config) checkPaths(w *wrongs) {
 	if c.ConfigFile == "" {
 		if len(c.Hooks) == 0 {
-			bad("haproxy.config: is empty and there are no hooks, so there is nothing to do")
+			w.bad("haproxy.config: is empty and there are no hooks, so there is nothing to do")
 		}
 		if c.Spawn {
-			bad("haproxy.spawn: needs haproxy.config")
+			w.bad("haproxy.spawn: needs haproxy.config")
 		}
-	} else {
-		for _, f := range []struct{ key, path string }{
-			{"config", c.ConfigFile}, {"admin_socket", c.AdminSocket}, {"master_socket", c.MasterSocket}, {"template", c.Template},
-		} {
-			switch {
-			case f.path == "" && f.key == "admin_socket":
-				bad("haproxy.admin_socket: is empty; the active is changed through it")
-			case f.path == "" && f.key == "master_socket" && c.Spawn:
-				bad("haproxy.master_socket: is empty; haproxy.spawn needs it for reloads")
-			case f.path != "" && !filepath.IsAbs(f.path):
-				bad("haproxy.%s: %q is not an absolute path", f.key, f.path)
-			case strings.HasSuffix(f.key, "socket") && len(f.path) > 90:
-				bad("haproxy.%s: %q is too long for a Unix socket (90 bytes)", f.key, f.path)
-			}
+		return
+	}
+	for _, f := range []struct{ key, path string }{
+		{"config", c.ConfigFile}, {"admin_socket", c.AdminSocket}, {"master_socket", c.MasterSocket}, {"template", c.Template},
+	} {
+		switch {
+		case f.path == "" && f.key == "admin_socket":
+			w.bad("haproxy.admin_socket: is empty; the active is changed through it")
+		case f.path == "" && f.key == "master_socket" && c.Spawn:
+			w.bad("haproxy.master_socket: is empty; haproxy.spawn needs it for reloads")
+		case f.path != "" && !filepath.IsAbs(f.path):
+			w.bad("haproxy.%s: %q is not an absolute path", f.key, f.path)
+		case strings.HasSuffix(f.key, "socket") && len(f.path) > 90:
+			w.bad("haproxy.%s: %q is too long for a Unix socket (90 bytes)", f.key, f.path)
 		}
 	}
+	for i, f := range c.Files {
+		if !filepath.IsAbs(f) {
+			w.bad("haproxy.files[%d]: %q is not an absolute path", i, f)
+		}
+	}
+	if len(c.Files) > 0 && !c.isLoaded() {
+		w.bad("haproxy.config: %q is not loaded by HAProxy: it has to be one of haproxy.files, or end with .cfg in one of its directories", c.ConfigFile)
+	}
+	if len(c.Files) > 0 && (c.User != "" || c.Group != "") {
+		w.bad("haproxy.user: with haproxy.files the global section is not Tanist's: set user and group there")
+	}
+}
+
+// checkTexts refuses values that HAProxy's configuration could read as more than one word.
+func (c Config) checkTexts(w *wrongs) {
 	for _, f := range []struct{ key, val string }{
 		{"config", c.ConfigFile},
 		{"admin_socket", c.AdminSocket},
@@ -132,48 +203,17 @@ func (c Config) complete() (Config, error) {
 		{"group", c.Group},
 	} {
 		if strings.ContainsFunc(f.val, unicode.IsControl) {
-			bad("haproxy.%s: %q has a control character", f.key, f.val)
+			w.bad("haproxy.%s: %q has a control character", f.key, f.val)
 		}
 		if f.key != "stats" && strings.ContainsAny(f.val, " \t#\"'\\") {
-			bad("haproxy.%s: %q has a blank, a quote, a backslash or a #", f.key, f.val)
+			w.bad("haproxy.%s: %q has a blank, a quote, a backslash or a #", f.key, f.val)
 		}
 	}
-	if len(c.Clusters) == 0 {
-		bad("cluster: is missing")
-	}
-	names, backends := map[string]bool{}, map[string]bool{}
-	for i := range c.Clusters {
-		key := clusterKeys(i)
-		cl, err := c.Clusters[i].complete(c, key)
-		c.Clusters[i] = cl
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if names[cl.Name] {
-			bad("%s: %q is there twice", key("cluster"), cl.Name)
-		}
-		if backends[cl.Backend] {
-			bad("%s: backend %q is used by another cluster", key("cluster"), cl.Backend)
-		}
-		names[cl.Name], backends[cl.Backend] = true, true
-	}
-	for i := range c.Hooks {
-		h := &c.Hooks[i]
-		if len(h.Command) == 0 || h.Command[0] == "" {
-			bad("hooks[%d].command: is missing", i)
-		}
-		if h.Timeout == 0 {
-			h.Timeout = 10 * time.Second
-		}
-		if h.Timeout < 0 {
-			bad("hooks[%d].timeout: %v is negative", i, h.Timeout)
-		}
-	}
-	return c, errors.Join(errs...)
 }
 
-// clusterKeys names the settings of the cluster at index i as the configuration file does, where the first cluster is at the
-// top and under haproxy, and the others are a list. Whoever shows an error finds file, line and column by that name.
+// clusterKeys returns the names that the configuration file uses for the settings of the cluster at
+// index i: those of the first cluster are at the top level and under haproxy, the others are in a
+// list. The caller maps these names to file, line and column.
 func clusterKeys(i int) func(setting string) string {
 	return func(setting string) string {
 		switch {
@@ -187,14 +227,15 @@ func clusterKeys(i int) func(setting string) string {
 	}
 }
 
-// complete returns c with its defaults filled in, or everything that is wrong with it; key names a setting of c.
+// complete returns c with its defaults filled in, or everything that is wrong with it; key returns
+// the name of a setting of c.
 func (c Cluster) complete(whole Config, key func(setting string) string) (Cluster, error) {
 	var errs []error
 	bad := func(setting, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", key(setting), fmt.Sprintf(format, args...)))
 	}
-	if !nameRE.MatchString(c.Name) {
-		bad("cluster", "%q: a name may have letters, digits, dot, dash and underscore, and begins with a letter or digit", c.Name)
+	if err := election.CheckName(c.Name); err != nil {
+		bad("cluster", "%v", err)
 	}
 	if c.Backend == "" {
 		c.Backend = c.Name
@@ -202,26 +243,19 @@ func (c Cluster) complete(whole Config, key func(setting string) string) (Cluste
 	if !backendRE.MatchString(c.Backend) {
 		bad("cluster", "backend %q may have letters, digits, dot, dash and underscore", c.Backend)
 	}
-	if c.Mode == "" {
-		c.Mode = ModeHTTP
-	}
+	d := ClusterDefaults()
+	c.Mode, c.Check, c.Slots = cmp.Or(c.Mode, d.Mode), cmp.Or(c.Check, d.Check), cmp.Or(c.Slots, d.Slots)
 	if c.Mode != ModeHTTP && c.Mode != ModeTCP {
 		bad("mode", "%q is neither %s nor %s", c.Mode, ModeHTTP, ModeTCP)
 	}
-	if c.Check == "" {
-		c.Check = CheckTCP
-	}
 	if c.Check != CheckTCP && c.Check != CheckActive && c.Check != CheckNone {
-		bad("check", "%q is none of %s, %s, %s", c.Check, CheckTCP, CheckActive, CheckNone)
+		bad("check", "%q must be %s, %s or %s", c.Check, CheckTCP, CheckActive, CheckNone)
 	}
-	if whole.ConfigFile != "" && whole.Template == "" && strings.TrimSpace(c.Bind) == "" {
+	if whole.ConfigFile != "" && whole.Template == "" && len(whole.Files) == 0 && strings.TrimSpace(c.Bind) == "" {
 		bad("bind", "is empty; say where users come in, such as \":8080\"")
 	}
 	if strings.ContainsFunc(c.Bind, unicode.IsControl) {
 		bad("bind", "%q has a control character", c.Bind)
-	}
-	if c.Slots == 0 {
-		c.Slots = 3
 	}
 	if c.Slots < 2 || c.Slots > 64 {
 		bad("slots", "%d; 2 to 64", c.Slots)
@@ -232,61 +266,33 @@ func (c Cluster) complete(whole Config, key func(setting string) string) (Cluste
 	if c.HoldRequests > 0 && len(holdSocket(whole.AdminSocket, c.Backend)) > 90 {
 		bad("hold_requests", "the path of the hold socket %q is too long for a Unix socket (90 bytes)", holdSocket(whole.AdminSocket, c.Backend))
 	}
-	seen := map[endpoint]bool{}
-	for i, u := range c.Controllers {
-		e, err := parseEndpoint(u)
+	// HAProxy's servers are addresses, so two URLs with the same address are one server.
+	taken := map[string]bool{}
+	for i, raw := range c.Controllers {
+		u, err := election.ParseURL(raw)
 		at := fmt.Sprintf("controllers[%d]", i)
 		switch {
 		case err != nil:
 			bad(at, "%v", err)
-		case seen[e]:
-			bad(at, "%q is there twice", u)
-		case c.tlsMismatch(e, whole):
-			bad(at, "%q is https, which mode http of the built-in template can't carry; use mode tcp (TLS is passed through)", u)
+		case taken[u.Address()]:
+			bad(at, "%q is listed twice", raw)
+		case c.tlsMismatch(u, whole):
+			bad(at, "%q is https, which mode http of the built-in template can't carry; use mode tcp (TLS is passed through)", raw)
 		}
-		seen[e] = true
+		taken[u.Address()] = true
 	}
 	return c, errors.Join(errs...)
-}
-
-// tlsMismatch: the built-in template speaks plain HTTP to the controllers in mode http.
-func (c Cluster) tlsMismatch(e endpoint, whole Config) bool {
-	return e.scheme == "https" && c.Mode == ModeHTTP && whole.ConfigFile != "" && whole.Template == ""
-}
-
-// slots returns the backend's servers as the file has them before anything is known.
-func (c Cluster) slots() []slot {
-	if len(c.Controllers) == 0 {
-		s := make([]slot, c.Slots)
-		for i := range s {
-			s[i] = slot{name: "c" + strconv.Itoa(i+1), host: nowhere.Addr().String(), port: nowhere.Port()}
-		}
-		return s
-	}
-	s := make([]slot, 0, len(c.Controllers))
-	for _, u := range c.Controllers {
-		e, err := parseEndpoint(u)
-		if err != nil {
-			continue // complete refused it
-		}
-		s = append(s, slot{name: serverName(e), host: e.host, port: e.port})
-	}
-	return s
-}
-
-// serverName makes a name for statistics and logs that is legal in HAProxy: "10.0.0.11:8080".
-func serverName(e endpoint) string {
-	return strings.ReplaceAll(e.host, "%", "_") + ":" + strconv.Itoa(int(e.port))
 }
 
 func holdSocket(admin, backend string) string {
 	return filepath.Join(filepath.Dir(admin), backend+".hold.sock")
 }
 
-// AgentCheck returns the line that answers HAProxy's agent-check for a sidecar in state s: "ready up", "drain up",
-// "maint" or "down#why". Every answer has both an administrative and a health word where one is needed to revert
-// an earlier answer, because HAProxy keeps an agent's words until that agent takes them back. A passive is in
-// maintenance, not down. why is for people; what could break the line is removed.
+// AgentCheck returns the line that answers HAProxy's agent-check for a sidecar in state s: "ready
+// up", "drain up", "maint" or "down#why". A line has both an administrative and a health word where
+// one is needed to revert an earlier line, because HAProxy keeps an agent's words until the agent
+// reverts them. A passive is in maintenance, not down. why is for people; characters that could
+// break the line are removed.
 func AgentCheck(s election.State, why string) string {
 	switch s {
 	case election.StateServing:
@@ -303,7 +309,7 @@ func AgentCheck(s election.State, why string) string {
 	}
 }
 
-// oneLine makes text of unknown origin fit for a log line, an environment variable or a check's answer.
+// oneLine makes untrusted text fit for a log line, an environment variable or a check's result.
 func oneLine(s string, limit int) string {
 	if len(s) > 4*limit {
 		s = s[:4*limit] // so that a value of a megabyte costs nothing
@@ -319,4 +325,12 @@ func oneLine(s string, limit int) string {
 		s = string(r[:limit-1]) + "…"
 	}
 	return s
+}
+
+func (c *Config) start(cmd *exec.Cmd) error {
+	if c.StartHook != nil {
+		return c.StartHook(cmd)
+	}
+	cmd.Env = append(os.Environ(), cmd.Env...)
+	return cmd.Start()
 }

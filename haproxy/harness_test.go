@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -23,9 +22,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// long reports whether the tests are to run in their full length.
+// long reports whether the tests run in their full length.
 func long() bool { return os.Getenv("TANIST_LONG") == "1" }
 
 func times(short, full int) int {
@@ -35,7 +35,7 @@ func times(short, full int) int {
 	return short
 }
 
-// store is a Source that the test speaks through. It can be followed many times, one after the other.
+// store is a Source that the test controls. It can be followed several times, one after the other.
 type store struct {
 	mu     sync.Mutex
 	now    *election.Sighting
@@ -137,7 +137,8 @@ func (c *controller) start() {
 	c.serve(ln)
 }
 
-// stop ends as a program that drains on TERM: no new connections, requests in flight are answered.
+// stop ends like a program that drains on TERM: it accepts no new connections and finishes requests
+// in flight.
 func (c *controller) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,7 +187,7 @@ func (c *controller) record(term election.Term, state election.State) election.A
 	}
 }
 
-// bed is one Tanist with its HAProxy, in a directory of its own.
+// bed is one Tanist with its HAProxy, in its own directory.
 type bed struct {
 	t     *testing.T
 	dir   string
@@ -220,22 +221,7 @@ func (l *lockedBuffer) String() string {
 
 func (l *lockedBuffer) count(s string) int { return strings.Count(l.String(), s) }
 
-// freeAddr returns an address that was free a moment ago.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	// Below the ports that Linux gives to outgoing connections, one of which could take it before it is listened on.
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			_ = l.Close()
-			return addr
-		}
-	}
-	t.Fatal("cannot find a free port")
-	return ""
-}
-
-// newBed prepares a test; change edits the configuration before it is used.
+// newBed prepares a test; change edits the configuration before its use.
 func newBed(t *testing.T, change func(*Config)) *bed {
 	t.Helper()
 	if _, err := exec.LookPath("haproxy"); err != nil {
@@ -245,7 +231,7 @@ func newBed(t *testing.T, change func(*Config)) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{t: t, dir: dir, front: freeAddr(t), store: &store{}, logs: &lockedBuffer{}}
+	b := &bed{t: t, dir: dir, front: testbed.Address(t), store: &store{}, logs: &lockedBuffer{}}
 	b.cfg = Config{
 		Clusters:   []Cluster{{Name: "orders", Bind: b.front}},
 		ConfigFile: filepath.Join(dir, "haproxy.cfg"), AdminSocket: filepath.Join(dir, "admin.sock"),
@@ -326,7 +312,7 @@ func (b *bed) startHAProxy() {
 	b.ha = cmd
 }
 
-// killHAProxy kills master and workers as a crash does.
+// killHAProxy kills master and workers, like a crash.
 func (b *bed) killHAProxy() {
 	if b.ha != nil {
 		_ = syscall.Kill(-b.ha.Process.Pid, syscall.SIGKILL)
@@ -335,7 +321,7 @@ func (b *bed) killHAProxy() {
 	}
 }
 
-// up starts Tanist and an HAProxy beside it, and waits until Tanist drives it.
+// up starts Tanist with an HAProxy, and waits until Tanist controls it.
 func (b *bed) up() {
 	b.t.Helper()
 	b.startTanist()
@@ -345,7 +331,7 @@ func (b *bed) up() {
 	b.until("Tanist drives HAProxy", func() bool { s := b.proxy.Status(); return s.HAProxyPID != 0 && s.HAProxyError == "" })
 }
 
-// until waits for a condition that has to come true.
+// until waits for a condition that must become true.
 func (b *bed) until(what string, f func() bool) {
 	b.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !f(); {
@@ -356,7 +342,7 @@ func (b *bed) until(what string, f func() bool) {
 	}
 }
 
-// get asks the virtual URL once, on a connection of its own.
+// get sends one request to the virtual URL, on its own connection.
 func (b *bed) get() (code int, body string) {
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	resp, err := c.Get("http://" + b.front + "/")
@@ -378,11 +364,11 @@ func (b *bed) routedNowhere() {
 	b.until("the virtual URL leads nowhere", func() bool { code, _ := b.get(); return code == 503 })
 }
 
-// servers is what HAProxy has. One that is starting is waited for.
+// servers returns the servers of HAProxy. It waits for one that is starting.
 func (b *bed) servers() (have map[string]server) {
 	b.t.Helper()
 	b.until("HAProxy answers", func() bool {
-		v, err := socket{b.cfg.AdminSocket, 5 * time.Second}.view(b.t.Context())
+		v, err := socket{b.cfg.AdminSocket, 5 * time.Second}.look(b.t.Context())
 		have = v.servers["orders"]
 		return err == nil
 	})
@@ -407,7 +393,7 @@ func quantiles(d []time.Duration) string {
 
 func zerologNop() zerolog.Logger { return zerolog.Nop() }
 
-// queued is how many requests wait in the queue of the backend, from the CSV of "show stat".
+// queued returns the number of requests in the backend's queue, from the CSV of "show stat".
 func queued(stat string) int {
 	n := 0
 	for line := range strings.Lines(stat) {
@@ -418,7 +404,7 @@ func queued(stat string) int {
 	return n
 }
 
-// newStream opens a request that is answered for ever.
+// newStream opens a request whose response never ends.
 func newStream(front string) (io.Closer, error) {
 	resp, err := http.Get("http://" + front + "/stream")
 	if err != nil {

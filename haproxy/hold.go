@@ -15,26 +15,27 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// holdServer is the last server of a backend whose requests are held.
+// holdServer is the last server of a backend with held requests.
 const holdServer = "hold"
 
-// holder keeps the one place of the server "hold" taken, so that HAProxy finds it full and queues. It is both ends of
-// one connection that goes through HAProxy: it comes in at the hold socket and arrives at the holder's own listener.
-// Whatever else arrives there is a request that found the place empty; it is turned away.
+// holder keeps the single slot of the server "hold" occupied, so that HAProxy finds it full and
+// queues. It is both ends of one connection through HAProxy: it connects to the hold socket, and
+// the connection arrives at the holder's own listener. Any other connection there is a request that
+// found the slot free; it is rejected.
 type holder struct {
 	cl     Cluster
 	socket string
 	token  string
 	ln     net.Listener
 	log    zerolog.Logger
-	pids   chan int // the worker, whenever it is another one
-	pid    int      // what was sent last; belongs to the caller of worker
+	pids   chan int // the worker, whenever it changes
+	pid    int      // last value sent; used by the caller of worker only
 
 	mu    sync.Mutex
-	taken map[int]int // by worker: connections through it that arrived at the other end and are open
+	taken map[int]int // by worker: open connections through it that have arrived at the other end
 }
 
-// holds reports whether the place is taken in the worker pid.
+// holds reports whether the slot is occupied in the worker pid.
 func (h *holder) holds(pid int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,12 +63,12 @@ func (h *holder) addr() netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// plan returns what is to be done to the server "hold" of a backend.
+// plan returns the commands for the server "hold" of a backend.
 func (h *holder) plan(backend string, s server) (commands []string) {
 	at := backend + "/" + holdServer
 	if s.addr != h.addr() {
 		commands = append(commands, fmt.Sprintf("set server %s addr %s port %d", at, h.addr().Addr(), h.addr().Port()))
-		h.pid = 0 // whatever took the place leads elsewhere
+		h.pid = 0 // the occupied slot leads to another address
 	}
 	if s.maint() || s.drain() {
 		commands = append(commands, fmt.Sprintf("set server %s state ready", at))
@@ -75,7 +76,7 @@ func (h *holder) plan(backend string, s server) (commands []string) {
 	return commands
 }
 
-// worker tells which worker of HAProxy has to be occupied; zero: none can be reached.
+// worker sets the worker of HAProxy whose slot must be occupied; zero: none is reachable.
 func (h *holder) worker(pid int) {
 	if pid == 0 || pid == h.pid {
 		return
@@ -85,15 +86,15 @@ func (h *holder) worker(pid int) {
 	case <-h.pids:
 	default:
 	}
-	h.pids <- pid // the only sender; there is room now
+	h.pids <- pid // this is the only sender, so there is room now
 }
 
-// run holds the place until ctx ends.
+// run occupies the slot until ctx ends.
 func (h *holder) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	// Not by context.AfterFunc: ctx is seen to have ended before such a function runs, and stopping it then would leave
-	// Accept waiting for ever.
+	// context.AfterFunc does not work here: a goroutine can see the end of ctx before such a
+	// function runs, and stopping it then would leave Accept waiting forever.
 	defer h.ln.Close()
 	wg.Go(func() {
 		for {
@@ -102,7 +103,7 @@ func (h *holder) run(ctx context.Context) {
 				if ctx.Err() != nil {
 					return
 				}
-				time.Sleep(10 * time.Millisecond) // out of descriptors; nothing better to do than to try again
+				time.Sleep(10 * time.Millisecond) // out of descriptors; the only remedy is to retry
 				continue
 			}
 			wg.Go(func() { h.serve(ctx, c) })
@@ -151,8 +152,8 @@ func (h *holder) run(ctx context.Context) {
 	}
 }
 
-// occupy takes the place and keeps it until the connection ends or ctx does. A byte now and then keeps
-// HAProxy's time-outs away.
+// occupy takes the slot and keeps it until the connection or ctx ends. A byte now and then prevents
+// HAProxy's timeouts.
 func (h *holder) occupy(ctx context.Context, pid int) {
 	d := net.Dialer{Timeout: time.Second}
 	c, err := d.DialContext(ctx, "unix", h.socket)
@@ -209,7 +210,7 @@ func (h *holder) serve(ctx context.Context, c net.Conn) {
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{})
-	pid := 0 // the worker that the one at the other end meant
+	pid := 0 // the worker that the peer named
 	if _, rest, ok := strings.Cut(line, h.token+"-"); ok {
 		_, _ = fmt.Sscanf(rest, "%d", &pid)
 	}

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,7 @@ func TestHooksRunInOrderOneAtATime(t *testing.T) {
 	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
 	b := newBed(t, nil)
 	out := filepath.Join(b.dir, "out")
-	// No HAProxy: for people with another proxy.
+	// No HAProxy: for users of another proxy.
 	b.cfg.ConfigFile, b.cfg.AdminSocket, b.cfg.MasterSocket = "", "", ""
 	b.cfg.Hooks = []Hook{
 		{Command: []string{"/bin/sh", "-c", `mkdir ` + b.dir + `/lock && echo "first $TANIST_EVENT $TANIST_CLUSTER [$TANIST_OLD] [$TANIST_NEW] $3 ($4)" >>` + out, "x"}},
@@ -53,16 +54,14 @@ second A C
 }
 
 func TestTooManyChangesBecomeFewer(t *testing.T) {
-	q := newHookQueue(nil, zerologNop())
+	last, n := Change{}, 0
+	q := &election.HookQueue[Change]{Do: func(_ context.Context, c Change) { last, n = c, n+1 }, Merge: merge, Backlog: hookBacklog}
 	for i := range hookBacklog + 10 {
-		q.add(Change{Cluster: "orders", Old: string(rune('a' + i%2)), New: string(rune('a' + (i+1)%2)), Term: election.Term(i + 1)})
+		q.Add(Change{Cluster: "orders", Old: string(rune('a' + i%2)), New: string(rune('a' + (i+1)%2)), Term: election.Term(i + 1)})
 	}
-	last := Change{}
-	n := 0
-	for c, ok := q.next(); ok; c, ok = q.next() {
-		last = c
-		n++
-	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	q.Run(ended) // what waits is told even so
 	if n != hookBacklog || last.Term != hookBacklog+10 || last.beforeOverflow != 10 {
 		t.Errorf("%d changes, the last %+v", n, last)
 	}

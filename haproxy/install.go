@@ -18,17 +18,18 @@ import (
 
 func (r *run) knowledge() map[string]baked {
 	know := map[string]baked{}
-	for _, f := range r.followers {
-		b := f.know
-		if f.holder != nil {
-			b.Hold = f.holder.addr().String()
+	for _, t := range r.routes {
+		b := t.know
+		if t.holder != nil {
+			b.Hold = t.holder.addr().String()
 		}
-		know[f.cl.Name] = b
+		know[t.cl.Name] = b
 	}
 	return know
 }
 
-// firstInstall makes sure that there is a configuration to start with. What an older one of ours knows is taken over.
+// firstInstall makes sure that there is an initial configuration. It adopts what an older file of
+// ours contains.
 func (r *run) firstInstall() error {
 	have, err := os.ReadFile(r.cfg.ConfigFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -38,8 +39,8 @@ func (r *run) firstInstall() error {
 	if ours {
 		r.disk, r.structure, r.loaded = have, h.Structure, h.Structure
 		know := r.cfg.adopt(h)
-		for _, f := range r.followers {
-			f.know = know[f.cl.Name]
+		for _, t := range r.routes {
+			t.know = know[t.cl.Name]
 		}
 	}
 	text, structure, err := r.cfg.render(r.knowledge())
@@ -48,7 +49,7 @@ func (r *run) firstInstall() error {
 			if err := keepForeign(r.cfg.ConfigFile, have); err != nil {
 				return err
 			}
-			r.log.Warn().Str("kept", r.cfg.ConfigFile+".before-tanist").Msg("the HAProxy configuration was not written by Tanist; it is replaced")
+			r.log.Warn().Str("kept", r.cfg.ConfigFile+".before-tanist").Msg("replacing an HAProxy configuration that Tanist did not write")
 		}
 		err = write(r.ctx, r.cfg, text)
 	}
@@ -65,17 +66,17 @@ func (r *run) firstInstall() error {
 	}
 }
 
-// configError notes why the configuration is not what it should be; nil: it is.
+// configError records why the configuration is not as desired; nil: it is.
 func (r *run) configError(err error) {
 	text := ""
 	if err != nil {
 		text = oneLine(err.Error(), 500)
 	}
-	r.note(zerolog.ErrorLevel, "config", text, "the HAProxy configuration is not what it should be; the old one stays in use")
+	r.note(zerolog.ErrorLevel, "config", text, "cannot install the HAProxy configuration; the old one stays in use")
 	r.update(func(s *Status) { s.ConfigError = text })
 }
 
-// keepForeign keeps a configuration that somebody else wrote, once.
+// keepForeign keeps one backup of a configuration that somebody else wrote.
 func keepForeign(path string, text []byte) error {
 	kept := path + ".before-tanist"
 	f, err := os.OpenFile(kept, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -92,8 +93,8 @@ func keepForeign(path string, text []byte) error {
 	return nil
 }
 
-// write checks text beside the configuration and swaps it in. If HAProxy refuses it, nothing is changed and the text is kept
-// as NAME.rejected.
+// write checks text next to the configuration and swaps it in. If HAProxy refuses it, write changes
+// nothing and keeps the text as NAME.rejected.
 func write(ctx context.Context, cfg Config, text []byte) error {
 	path := cfg.ConfigFile
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o640), renameio.WithExistingPermissions())
@@ -104,7 +105,7 @@ func write(ctx context.Context, cfg Config, text []byte) error {
 	if _, err := f.Write(text); err != nil {
 		return fmt.Errorf("cannot write the configuration: %v", err)
 	}
-	if err := Check(ctx, cfg.Binary, f.Name(), path+".rejected"); err != nil {
+	if err := cfg.check(ctx, f.Name(), path+".rejected"); err != nil {
 		if ctx.Err() == nil {
 			err = errors.Join(err, renameio.WriteFile(path+".rejected", text, 0o640))
 		}
@@ -117,8 +118,9 @@ func write(ctx context.Context, cfg Config, text []byte) error {
 	return nil
 }
 
-// install brings the file, and what HAProxy has loaded of it, up to date, in the background: the active can change
-// meanwhile. A text that HAProxy refused is not tried again; a reload that failed is, after a while.
+// install updates the file and HAProxy's loaded configuration, in the background: the active can
+// change meanwhile. It does not retry a text that HAProxy refused; it retries a failed reload after
+// a while.
 func (r *run) install() {
 	if r.installing || time.Now().Before(r.installAt) || r.ctx.Err() != nil {
 		return
@@ -129,7 +131,7 @@ func (r *run) install() {
 		return
 	}
 	fresh := bytes.Equal(text, r.disk)
-	load := r.view.pid != 0 && r.otherStructure(structure)
+	load := r.seen.pid != 0 && r.otherStructure(structure)
 	if fresh && !load {
 		r.configError(nil)
 		return
@@ -138,7 +140,7 @@ func (r *run) install() {
 		return
 	}
 	r.installing = true
-	old := r.view.pid
+	old := r.seen.pid
 	r.wg.Go(func() {
 		var err, loadErr error
 		if !fresh {
@@ -166,15 +168,15 @@ func (r *run) install() {
 			if load {
 				r.loaded = structure
 				r.update(func(s *Status) { s.Reloads++ })
-				r.log.Info().Str("structure", structure).Msg("HAProxy was reloaded")
+				r.log.Info().Str("structure", structure).Msg("reloaded HAProxy")
 			}
 		})
 	})
 }
 
-// flush writes what was learned last, so that an HAProxy or a Tanist that starts next knows it.
+// flush writes the latest state, for the next start of HAProxy or Tanist.
 func (r *run) flush() {
-	r.wg.Wait() // an install that is going on, and a spawned HAProxy
+	r.wg.Wait() // a running install, and a spawned HAProxy
 	if r.cfg.ConfigFile == "" {
 		return
 	}
@@ -190,17 +192,17 @@ func (r *run) flush() {
 	}
 }
 
-// otherStructure reports whether HAProxy runs another structure than the given one.
+// otherStructure reports whether HAProxy runs a structure other than the given one.
 func (r *run) otherStructure(structure string) bool {
-	if r.view.structure != "" {
-		return r.view.structure != structure
+	if r.seen.structure != "" {
+		return r.seen.structure != structure
 	}
 	if r.loaded != structure {
 		return true
 	}
-	for _, f := range r.followers {
-		for _, sl := range f.cl.slots() {
-			if _, ok := r.view.servers[f.cl.Backend][sl.name]; !ok {
+	for _, t := range r.routes {
+		for _, sl := range t.cl.slots() {
+			if _, ok := r.seen.servers[t.cl.Backend][sl.name]; !ok {
 				return true
 			}
 		}
@@ -208,7 +210,7 @@ func (r *run) otherStructure(structure string) bool {
 	return false
 }
 
-// reload makes HAProxy load the file and waits until another worker than old answers.
+// reload makes HAProxy load the file and waits until a worker other than old responds.
 func (r *run) reload(old int) error {
 	ctx, cancel := context.WithTimeout(r.ctx, 15*time.Second)
 	defer cancel()
@@ -216,7 +218,7 @@ func (r *run) reload(old int) error {
 	switch {
 	case r.cfg.MasterSocket != "":
 		p, err := r.master.processes(ctx)
-		for err != nil { // the master can't be asked while it executes itself
+		for err != nil { // the master can't be asked while it re-executes itself
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("cannot reload HAProxy: %v", err)
@@ -225,7 +227,8 @@ func (r *run) reload(old int) error {
 			p, err = r.master.processes(ctx)
 		}
 		failed = p.failed
-		// HAProxy 2.6 answers nothing and hangs up, later ones answer; what counts is the worker that comes of it.
+		// HAProxy 2.6 hangs up without an answer, later versions answer; the new worker is the only
+		// sure sign.
 		if answer, err := r.master.ask(ctx, "reload"); err == nil && strings.Contains(answer, "Success=0") {
 			return fmt.Errorf("cannot reload HAProxy: %s", oneLine(answer, 300))
 		}
@@ -240,13 +243,13 @@ func (r *run) reload(old int) error {
 			"as it runs an older configuration")
 	}
 	for {
-		v, err := r.admin.view(ctx)
+		v, err := r.admin.look(ctx)
 		if err == nil && v.pid != old {
 			return nil
 		}
 		if failed >= 0 {
 			if p, err := r.master.processes(ctx); err == nil && p.failed > failed {
-				return errors.New("cannot reload HAProxy: the master says that it failed; see HAProxy's log")
+				return errors.New("cannot reload HAProxy: the master reports a failure: see HAProxy's log")
 			}
 		}
 		select {

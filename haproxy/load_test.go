@@ -13,8 +13,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// load is an open-loop client: a request is sent every interval, whether or not earlier ones were answered, and its
-// time counts from when it was due.
+// load is an open-loop client: it sends a request every interval, whether or not earlier ones were
+// answered, and measures from the time when the request was due.
 type load struct {
 	url      string
 	interval time.Duration
@@ -34,8 +34,8 @@ type failure struct {
 	why      string
 }
 
-// startLoad starts a client. Without keep, every request has a connection of its own: in mode tcp, a connection that
-// is kept belongs to one controller and ends with it.
+// startLoad starts a client. Without keep, every request has its own connection: in mode tcp a
+// persistent connection belongs to one controller and ends with it.
 func startLoad(url string, perSecond int, keep bool) *load {
 	l := &load{
 		url: url, interval: time.Second / time.Duration(perSecond), stop: make(chan struct{}),
@@ -89,9 +89,10 @@ func (l *load) end() {
 	l.client.CloseIdleConnections()
 }
 
-// plannedMove does what two sidecars do: unpublish, stop, release, acquire, start, publish. It returns when the
-// record of the new active is out, with the moments of the stop and of the start. drained: the old one stops only after
-// the proxy has taken note and what was in flight is answered; otherwise as long after the unpublishing as a sidecar waits.
+// plannedMove does what two sidecars do: unpublish, stop, release, acquire, start, publish. It
+// returns once the record of the new active is published, with the times of the stop and of the
+// start. With drained, the old controller stops only after the proxy has reacted and requests in
+// flight are finished; otherwise it stops after a sidecar's usual wait.
 func (b *bed) plannedMove(from, to *controller, term election.Term, start time.Duration, drained bool) (stopped, up time.Time) {
 	b.store.publish(from.record(term-1, election.StateStopping))
 	if drained {
@@ -205,7 +206,7 @@ func TestHoldSurvivesRestartsOfBoth(t *testing.T) {
 		t.Helper()
 		b.store.vacate()
 		b.until("Tanist drives this HAProxy", func() bool {
-			v, err := socket{b.cfg.AdminSocket, time.Second}.view(t.Context())
+			v, err := socket{b.cfg.AdminSocket, time.Second}.look(t.Context())
 			return err == nil && v.pid == b.proxy.Status().HAProxyPID
 		})
 		b.until("nobody is in rotation", func() bool { s := b.proxy.Status(); return s.HAProxyPID != 0 && len(s.Clusters[0].InRotation) == 0 })
@@ -236,8 +237,8 @@ func TestHoldSurvivesRestartsOfBoth(t *testing.T) {
 	held()
 }
 
-// TestQueueIsHandedOutWhileTheActiveHasRoom: a request that is left in the queue must not wait for the hold to end, nor
-// stop those that come after it.
+// TestQueueIsHandedOutWhileTheActiveHasRoom: a request that is left in the queue must not wait for
+// the end of the hold, nor block those after it.
 func TestQueueIsHandedOutWhileTheActiveHasRoom(t *testing.T) {
 	a := newController(t, "ctl-a")
 	b := newBed(t, func(c *Config) {
@@ -247,7 +248,7 @@ func TestQueueIsHandedOutWhileTheActiveHasRoom(t *testing.T) {
 	b.up()
 	b.store.publish(a.record(1, election.StateServing))
 	b.routedTo(a)
-	// Full at the moment, so that requests are queued behind the one that is served.
+	// Full at the moment, so that requests queue behind the running one.
 	if _, err := (socket{b.cfg.AdminSocket, time.Second}).ask(t.Context(), "set maxconn server orders/c1 1"); err != nil {
 		t.Fatal(err)
 	}
@@ -263,8 +264,8 @@ func TestQueueIsHandedOutWhileTheActiveHasRoom(t *testing.T) {
 	}
 }
 
-// lateContext is a context whose end is seen before anything that hangs on it runs: the order in which package context
-// does it, held still.
+// lateContext is a context whose end is visible before the functions that depend on it run: it
+// freezes package context in that order.
 type lateContext struct {
 	context.Context
 	done  chan struct{}
@@ -280,11 +281,11 @@ func (c *lateContext) Err() error {
 	return nil
 }
 
-// AfterFunc is what package context calls to hang something on c.
+// AfterFunc is how package context attaches a function to c.
 func (c *lateContext) AfterFunc(func()) func() bool { return func() bool { return true } }
 
-// TestHolderEndsWithItsContext: a holder that relied on what hangs on its context would wait for ever, and Tanist
-// with it.
+// TestHolderEndsWithItsContext: a holder that relied on functions attached to its context would
+// wait forever, and Tanist with it.
 func TestHolderEndsWithItsContext(t *testing.T) {
 	h, err := newHolder(Cluster{Name: "orders", Mode: ModeHTTP}, "/nonexistent", zerologNop())
 	if err != nil {

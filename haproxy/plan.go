@@ -7,20 +7,21 @@ import (
 	"slices"
 )
 
-// desired is what one backend should be like.
+// desired is the desired state of one backend.
 type desired struct {
-	known  bool           // false: nothing was learned yet; leave everything as it is
-	active bool           // there is a controller that serves or is finishing
+	known  bool           // false: nothing is known yet; leave everything as it is
+	active bool           // a controller serves or is stopping
 	server string         // its server, if the set of controllers is known; "" means any slot
-	addr   netip.AddrPort // where it is; zero: not known yet
-	accept bool           // its startup port accepted a connection: it may be put into rotation
+	addr   netip.AddrPort // its address; zero: unknown
+	accept bool           // its startup port accepted a connection: it may enter rotation
 	drain  bool           // it is stopping
 	queue  bool           // requests that can't be served now wait
-	check  netip.AddrPort // where HAProxy is to check the sidecar (CheckActive); zero: nowhere
+	check  netip.AddrPort // where HAProxy checks the sidecar (CheckActive); zero: nowhere
 }
 
-// plan compares what a backend has with what it should have, and returns the commands that lead there, in order, and
-// the server that the active has. It takes the old one out, and cuts its sessions, before it lets the new one in.
+// plan compares the actual state of a backend with the desired state. It returns the commands that
+// lead there, in order, and the server of the active. It takes the old server out, and cuts its
+// sessions, before it lets the new one in.
 func plan(cl Cluster, d desired, have map[string]server) (commands []string, chosen string) {
 	if !d.known {
 		return nil, ""
@@ -71,8 +72,9 @@ func plan(cl Cluster, d desired, have map[string]server) (commands []string, cho
 	}
 	switch {
 	case d.drain:
-		// One that is not in rotation stays out. One that is finishes what it has, and gets nothing new if that can wait; if it
-		// can't, the old one still is better than nobody: it is the only one, and goes on answering until it is told to stop.
+		// A server that is out of rotation stays out. A server in rotation finishes its requests,
+		// and gets no new ones if those can wait. If they can't, the old controller is better than
+		// none: it is the only one, and it keeps answering until it is told to stop.
 		if d.queue && !s.maint() && !s.drain() {
 			do("set server %s state drain", at)
 		}
@@ -86,8 +88,8 @@ func plan(cl Cluster, d desired, have map[string]server) (commands []string, cho
 	return commands, chosen
 }
 
-// chooseSlot picks the server for an address: the one that has it, else one that was never used, else the one that has
-// been out of rotation for longest.
+// chooseSlot picks the server for an address: the one that has it, else one that was never used,
+// else the one that has been out of rotation longest.
 func chooseSlot(slots []slot, addr netip.AddrPort, have map[string]server) string {
 	var fresh, oldest string
 	for _, sl := range slots {
@@ -113,7 +115,7 @@ func chooseSlot(slots []slot, addr netip.AddrPort, have map[string]server) strin
 	}
 }
 
-// inRotation returns the servers that take new requests or finish old ones, in order of names.
+// inRotation returns the servers that take new requests or finish old ones, sorted by name.
 func inRotation(have map[string]server) []string {
 	names := slices.Collect(maps.Keys(have))
 	names = slices.DeleteFunc(names, func(n string) bool { return n == holdServer || have[n].maint() })

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
 func known(cs ...*controller) func(*Config) {
@@ -165,7 +166,7 @@ func TestOlderTermIsDropped(t *testing.T) {
 func TestOnlyServingIsRouted(t *testing.T) {
 	a := newController(t, "ctl-a")
 	b := newBed(t, known(a))
-	b.cfg.Clusters[0].HoldRequests = 10 * time.Millisecond // else one that is stopping goes on until it is gone
+	b.cfg.Clusters[0].HoldRequests = 10 * time.Millisecond // otherwise a stopping controller serves until it is gone
 	b.up()
 	b.store.publish(a.record(1, election.StateStarting))
 	b.until("the record is known", func() bool { return b.proxy.Status().Clusters[0].State == election.StateStarting })
@@ -198,15 +199,17 @@ func TestStartupPortMustAccept(t *testing.T) {
 	}
 	c.start()
 	b.routedTo(c)
-	// HAProxy's own check takes it out when it dies while the record still says serving, and lets it in again.
+	// HAProxy's own check takes it out when it dies while the record is still serving, and lets
+	// it in again.
 	c.kill()
 	b.until("the check sees it", func() bool { return !b.servers()[c.addr].up })
 	c.start()
 	b.routedTo(c)
 }
 
-// HAProxy starts while the name of a controller's host does not resolve. Once Tanist resolves it, the runtime API must
-// be able to give the server its address; to one that never had any, HAProxy gives none.
+// HAProxy starts while the host name of a controller does not resolve. Once Tanist resolves it, the
+// runtime API must be able to set the server's address; HAProxy refuses that for a server that
+// never had one.
 func TestNameThatDidNotResolveAtStartIsRouted(t *testing.T) {
 	a := newController(t, "ctl-a")
 	at := netip.MustParseAddrPort(a.addr)
@@ -217,7 +220,7 @@ func TestNameThatDidNotResolveAtStartIsRouted(t *testing.T) {
 	if chosen != name {
 		t.Fatalf("the server is %q", chosen)
 	}
-	// Tanist knows of no record, and so leaves alone what is done here in its place.
+	// Tanist knows no record, and so does not touch what the test does here in its place.
 	if _, err := (socket{b.cfg.AdminSocket, 5 * time.Second}).ask(t.Context(), commands...); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +296,7 @@ func TestHAProxyRestartedIsRestored(t *testing.T) {
 	if n := b.logs.count("cannot drive HAProxy"); n > 2 {
 		t.Errorf("an HAProxy that was away was logged %d times", n)
 	}
-	// Somebody meddles.
+	// Somebody interferes.
 	for n := range b.servers() {
 		if _, err := (socket{b.cfg.AdminSocket, time.Second}).ask(t.Context(), "set server orders/"+n+" state ready"); err != nil {
 			t.Fatal(err)
@@ -378,15 +381,106 @@ func TestFirstConfigurationBadIsAnError(t *testing.T) {
 	}
 }
 
-func TestForeignConfigurationIsKept(t *testing.T) {
+// TestForeignConfigurationIsRefused: another site's configuration is replaced only if the operator
+// insists, and a backup is kept then.
+func TestForeignConfigurationIsRefused(t *testing.T) {
 	b := newBed(t, nil)
 	if err := os.WriteFile(b.cfg.ConfigFile, []byte("# by hand\n"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	for _, insisted := range []bool{false, true} {
+		b.cfg.Overwrite = insisted
+		_, err := New(b.cfg, map[string]Source{"orders": b.store}, zerologNop())
+		_, rendered := Render(b.cfg, nil) // as `config check` does
+		if insisted != (err == nil) || insisted != (rendered == nil) {
+			t.Errorf("overwrite %v: %v, %v", insisted, err, rendered)
+		}
+		if !insisted && !strings.HasPrefix(err.Error(), "haproxy.config: ") {
+			t.Error(err)
+		}
+		if text := b.file(); text != "# by hand\n" {
+			t.Errorf("it was changed: %s", text)
+		}
 	}
 	b.up()
 	kept, err := os.ReadFile(b.cfg.ConfigFile + ".before-tanist")
 	if err != nil || string(kept) != "# by hand\n" {
 		t.Errorf("kept %q, %v", kept, err)
+	}
+	b.stopTanist()
+	b.cfg.Overwrite = false
+	b.startTanist() // it is Tanist's own by now
+}
+
+// TestTanistOwnsOneFileOfSeveral: the file is next to another site's configuration, in a directory
+// that HAProxy loads.
+func TestTanistOwnsOneFileOfSeveral(t *testing.T) {
+	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
+	site := newController(t, "site")
+	b := newBed(t, nil)
+	siteFront := testbed.Address(t)
+	parts := filepath.Join(b.dir, "conf.d")
+	if err := os.Mkdir(parts, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	main := filepath.Join(b.dir, "main.cfg")
+	other := filepath.Join(parts, "zz-site.cfg")
+	for path, text := range map[string]string{
+		main:  "global\n stats socket " + b.cfg.AdminSocket + " mode 600 level admin\ndefaults\n mode http\n timeout connect 1s\n timeout client 9s\n timeout server 9s\n",
+		other: "frontend site\n bind " + siteFront + "\n default_backend site\nbackend site\n server s " + site.addr + "\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.cfg.ConfigFile, b.cfg.Files, b.cfg.Spawn = filepath.Join(parts, "tanist.cfg"), []string{main, parts}, true
+	b.cfg.Clusters[0].HoldRequests = time.Second
+	b.up()
+	b.store.publish(a.record(1, election.StateServing))
+	b.routedTo(a)
+	b.store.publish(c.record(2, election.StateServing))
+	b.routedTo(c)
+	siteAnswers := func() bool {
+		own := b.front
+		defer func() { b.front = own }()
+		b.front = siteFront
+		_, body := b.get()
+		return body == "site"
+	}
+	b.until("the site answers", siteAnswers)
+	if s := b.proxy.Status(); s.Reloads != 0 || s.ConfigError != "" {
+		t.Errorf("%+v", s)
+	}
+	// A mistake in somebody else's file is reported with its place, and nothing is installed.
+	b.stopTanist()
+	before := b.file()
+	if err := os.WriteFile(other, []byte("frontend site\n bnd x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known(a, c)(&b.cfg)
+	cfg, err := b.cfg.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, err := cfg.render(nil)
+	if err == nil {
+		err = write(t.Context(), cfg, text)
+	}
+	if err == nil || !strings.Contains(err.Error(), "zz-site.cfg:2") || b.file() != before {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestFileThatHAProxyDoesNotLoadIsRefused(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Files = []string{"/etc/haproxy/haproxy.cfg", filepath.Dir(c.ConfigFile)} })
+	ok := func(path string) bool { b.cfg.ConfigFile = path; _, err := b.cfg.complete(); return err == nil }
+	for path, want := range map[string]bool{
+		filepath.Join(b.dir, "tanist.cfg"): true, "/etc/haproxy/haproxy.cfg": true,
+		filepath.Join(b.dir, "tanist.conf"): false, filepath.Join(b.dir, ".tanist.cfg"): false, "/etc/haproxy/tanist.cfg": false,
+	} {
+		if ok(path) != want {
+			t.Errorf("%s: accepted: %v", path, !want)
+		}
 	}
 }
 
@@ -423,11 +517,11 @@ func TestEvilValuesAreRefusedWithOneLine(t *testing.T) {
 		evil(&r)
 		mark := len(b.logs.String())
 		b.store.publish(r)
-		b.until(fmt.Sprintf("case %d is refused", i), func() bool { return b.logs.count("is refused") == i+1 })
+		b.until(fmt.Sprintf("case %d is refused", i), func() bool { return b.logs.count("refused a record") == i+1 })
 		b.store.publish(r) // the same once more is not news
 		b.store.away()     // comes after it
 		b.until("the outage is known", func() bool { return b.proxy.Status().Clusters[0].StoreError != "" })
-		if n := b.logs.count("is refused"); n != i+1 {
+		if n := b.logs.count("refused a record"); n != i+1 {
 			t.Errorf("case %d: %d lines", i, n-i)
 		}
 		if line := b.logs.String()[mark:]; len(line) > 3000 {

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net"
 	"net/http"
@@ -14,9 +15,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
 func TestPlan(t *testing.T) {
@@ -186,8 +189,8 @@ func TestBadConfigurationIsNamedAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		`cluster: "or ders"`, "haproxy.bind: is empty", `haproxy.mode: "udp"`, `haproxy.check: "x"`, "haproxy.slots: 1", "haproxy.hold_requests: -1ns",
-		"\ncontrollers[0]: ", "\ncontrollers[3]: \"http://b:80\" is there twice", "clusters[0].bind: \":1\\nevil\" has a control character",
-		"clusters[1].cluster: \"x\" is there twice",
+		"\ncontrollers[0]: ", "\ncontrollers[3]: \"http://b:80\" is listed twice", "clusters[0].bind: \":1\\nevil\" has a control character",
+		"clusters[1].cluster: \"x\" is listed twice",
 		"haproxy.config", "admin_socket", "master_socket", "socket_mode", "reconcile", "haproxy.user", "\nhooks[0].command: ",
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -217,8 +220,8 @@ func TestTLSIsPassedThrough(t *testing.T) {
 func TestSeveralClustersInOneHAProxy(t *testing.T) {
 	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
 	b := newBed(t, nil)
-	second := freeAddr(t)
-	b.cfg.StatsBind = freeAddr(t)
+	second := testbed.Address(t)
+	b.cfg.StatsBind = testbed.Address(t)
 	b.cfg.Clusters = append(b.cfg.Clusters, Cluster{Name: "billing", Backend: "prefix-billing", Bind: second, Mode: ModeTCP, Controllers: []string{c.url()}, HoldRequests: time.Second})
 	other := &store{}
 	b.startWith(map[string]Source{"orders": b.store, "billing": other})
@@ -255,8 +258,8 @@ func TestAdminSocketIsPrivate(t *testing.T) {
 	}
 }
 
-// TestCheckActiveAsksTheSidecar: with check: active, HAProxy takes a controller out as soon as its sidecar says that it
-// is not active, even with Tanist dead.
+// TestCheckActiveAsksTheSidecar: with check: active, HAProxy takes a controller out as soon as its
+// sidecar reports that it is not active, even with Tanist dead.
 func TestCheckActiveAsksTheSidecar(t *testing.T) {
 	a := newController(t, "ctl-a")
 	var active atomic.Bool
@@ -287,8 +290,8 @@ func TestCheckActiveAsksTheSidecar(t *testing.T) {
 	waitFor(t, "the check takes it out again", func() bool { code, _ := b.get(); return code == 503 })
 }
 
-// TestStaticConfiguration runs deploy/haproxy/static.cfg against two sidecars' /active and agent-check: no Tanist beside
-// HAProxy at all.
+// TestStaticConfiguration runs deploy/haproxy/static.cfg against two sidecars' /active and
+// agent-check, without any Tanist next to HAProxy.
 func TestStaticConfiguration(t *testing.T) {
 	text, err := os.ReadFile("../deploy/haproxy/static.cfg")
 	if err != nil {
@@ -351,7 +354,7 @@ func TestStaticConfiguration(t *testing.T) {
 	waitFor(t, "the failed one is out", func() bool { code, _ := b.get(); return code == 503 })
 }
 
-// TestHungHAProxy: one that is stopped does not stop Tanist, and is set right when it goes on.
+// TestHungHAProxy: a stopped HAProxy does not stop Tanist, and is corrected when it continues.
 func TestHungHAProxy(t *testing.T) {
 	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
 	b := newBed(t, nil)
@@ -370,17 +373,135 @@ func TestHungHAProxy(t *testing.T) {
 	b.routedTo(c)
 }
 
-func FuzzParseEndpoint(f *testing.F) {
-	for _, s := range []string{"http://10.0.0.1:80", "https://a.b/c", "tcp://[::1]:5", "http://x;\n server evil", "http://%41:1"} {
+// TestStoreThatInsistsOnALowerTermIsRouted: after a restore of the store traffic recovers by
+// itself.
+func TestStoreThatInsistsOnALowerTermIsRouted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := Config{Clusters: []Cluster{{Name: "orders"}}, Hooks: []Hook{{Command: []string{"true"}}}}.complete()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &Proxy{cfg: cfg, log: zerologNop(), status: Status{Clusters: []ClusterStatus{{Name: "orders"}}}}
+		r := &run{Proxy: p, ctx: t.Context(), inbox: make(chan func()), said: map[string]string{}, seed: maphash.MakeSeed()}
+		to := &route{cl: cfg.Clusters[0], filter: cfg.Clusters[0].filter()}
+		say := func(term election.Term) {
+			r.sighting(to, election.Sighting{Active: &election.Active{Controller: "ctl-a", Term: term, State: election.StateStarting, URL: "http://127.0.0.1:1"}})
+		}
+		say(election.MaxTerm)
+		say(7)
+		if to.target.Term != election.MaxTerm {
+			t.Fatalf("%+v", to.target)
+		}
+		began := time.Now()
+		(<-r.inbox)()
+		if to.target.Term != 7 || time.Since(began) != election.LowerFor || p.Status().Clusters[0].Term != 7 {
+			t.Errorf("after %v: %+v, %+v", time.Since(began), to.target, p.Status())
+		}
+		say(3)
+		say(8) // newer: what was to be judged again is not
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		if to.target.Term != 8 {
+			t.Errorf("%+v", to.target)
+		}
+	})
+}
+
+// The proxy accepts what `config check` accepts as run.url: it renders, HAProxy loads it, and
+// traffic is routed to it.
+func TestWhateverCheckAcceptsIsRouted(t *testing.T) {
+	a := newController(t, "ctl-a")
+	_, port, _ := net.SplitHostPort(a.addr)
+	b := newBed(t, nil)
+	b.up()
+	for i, raw := range []string{
+		"http://127.0.0.1:" + port, "http://127.0.0.1:" + port + "/", "HTTP://LocalHost:" + port + "/app/~x/%2F", "http://[::ffff:127.0.0.1]:" + port + "/a.b/c-d_e",
+	} {
+		if _, err := election.ParseURL(raw); err != nil {
+			t.Fatal(err)
+		}
+		r := a.record(election.Term(2*i+1), election.StateServing)
+		r.URL = raw
+		b.store.publish(r)
+		b.routedTo(a)
+		b.store.publish(election.Active{Controller: "ctl-a", Term: election.Term(2*i + 2), State: election.StateStarting})
+		b.until("nobody is in rotation", func() bool { return len(b.proxy.Status().Clusters[0].InRotation) == 0 })
+	}
+	cfg := b.cfg
+	cfg.Clusters = nil
+	records := map[string]election.Active{}
+	for i, raw := range []string{
+		"http://10.0.0.1", "https://10.0.0.1:8443/x", "http://[2001:db8::1]:8080", "https://[::1]", "http://a_b.Example.:1/", "http://x-1:65535/%C3%A9",
+		"http://" + strings.Repeat("a", 63) + ".b/" + strings.Repeat("c", 900),
+	} {
+		if _, err := election.ParseURL(raw); err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range [][]string{nil, {raw}} {
+			name := fmt.Sprintf("c%d-%d", i, len(list))
+			cfg.Clusters = append(cfg.Clusters, Cluster{Name: name, Bind: fmt.Sprintf("127.0.0.1:%d", 20000+len(cfg.Clusters)), Mode: ModeTCP, Controllers: list})
+			records[name] = election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing, URL: raw}
+		}
+	}
+	cfg.ConfigFile = filepath.Join(t.TempDir(), "haproxy.cfg")
+	text, err := Render(cfg, records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.ConfigFile, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Binary = "haproxy"
+	if err := cfg.check(t.Context(), cfg.ConfigFile, "haproxy.cfg"); err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// An accepted URL means exactly one address in a configuration.
+func FuzzRender(f *testing.F) {
+	for _, s := range []string{"http://10.0.0.1:80", "https://a.b/c", "http://[::1]:5", "http://x;\n server evil", "http://%41:1", "http://a_b./%2F"} {
 		f.Add(s)
 	}
-	f.Fuzz(func(t *testing.T, s string) {
-		e, err := parseEndpoint(s)
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := election.ParseURL(raw)
 		if err != nil {
 			return
 		}
-		if strings.ContainsAny(e.host, " \t\r\n;#\"'\\/%") || e.port == 0 || e.host == "" {
-			t.Errorf("%q gives %+v", s, e)
+		cfg := Config{
+			Clusters:   []Cluster{{Name: "orders", Bind: ":1", Mode: ModeTCP, Controllers: []string{raw}}},
+			ConfigFile: "/nowhere/haproxy.cfg", AdminSocket: "/run/a", MasterSocket: "/run/m",
+		}
+		text, err := Render(cfg, map[string]election.Active{"orders": {Controller: "a", Term: 1, State: election.StateServing, URL: raw}})
+		if err != nil {
+			t.Fatalf("%q: %v", raw, err)
+		}
+		body, servers := string(text[strings.IndexByte(string(text), '\n')+1:]), 0
+		for line := range strings.Lines(body) {
+			if words := strings.Fields(line); len(words) > 0 && words[0] == "server" {
+				servers++
+				if !slices.Equal(words, []string{"server", serverName(u), u.Address()}) {
+					t.Errorf("%q: %q", raw, line)
+				}
+			}
+		}
+		if servers != 1 {
+			t.Errorf("%q makes %d servers:\n%s", raw, servers, body)
+		}
+	})
+}
+
+// Any response on the admin socket is parsed without a panic, and only addresses are taken for
+// addresses.
+func FuzzAnswers(f *testing.F) {
+	f.Add("Name: HAProxy\nPid: 7\ndescription: tanist abc\n\n1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 orders 1 c1 10.0.0.1 2 0\n\n# pxname,svname,qcur,scur\norders,c1,0,3\n\n")
+	f.Add("# be_id\n\x00\n# pxname,\n\"\n")
+	f.Add("#<PID> <type> <reloads> <uptime> <version>\n12 master 3 [failed: 1] 0d 2.6\n# workers\n13 worker 0\n# old workers\n11 worker 1\n")
+	f.Fuzz(func(t *testing.T, answer string) {
+		if v, err := parseLook(answer); err == nil && v.pid == 0 {
+			t.Errorf("%q was accepted as an empty report", answer)
+		}
+		if p, err := parseProcesses(answer); err == nil && slices.Contains(p.old, p.worker) && p.worker != 0 {
+			t.Logf("%q: %+v", answer, p)
 		}
 	})
 }

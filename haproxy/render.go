@@ -23,16 +23,20 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// BuiltinTemplate is the template that is used when [Config.Template] is empty.
+// BuiltinTemplate is the default of [Config.Template].
 //
 //go:embed haproxy.cfg.tmpl
 var BuiltinTemplate string
 
-// Data is what a template is executed with. Every string in it was checked: nothing that came from the store can
-// hold a blank, a quote or a line break.
+// Data is the input of a template. Every string in it was checked: none from the store can contain
+// a blank, a quote or a line break.
 type Data struct {
-	// Structure is a hash of the configuration without what changes at run time. A template that puts
-	// "description tanist {{ .Structure }}" into its global section lets Tanist see which structure HAProxy has loaded.
+	// Part means that the file is one of several that HAProxy loads; global and defaults are in
+	// another.
+	Part bool
+	// Structure is a hash of the configuration without the parts that change at run time. If a
+	// template puts "description tanist {{ .Structure }}" into its global section, Tanist can see
+	// which structure HAProxy has loaded.
 	Structure    string
 	AdminSocket  string
 	MasterSocket string
@@ -48,10 +52,10 @@ type ClusterData struct {
 	Bind, Mode    string
 	Check         string        // tcp, active, none
 	Hold          time.Duration // zero: requests are not held
-	HoldSocket    string        // where Tanist comes in to keep the server "hold" busy
-	HoldAddress   string        // where the server "hold" leads: to Tanist
-	Servers       []ServerData  // every one must be in the backend, by this name
-	Active        *ActiveData   // nil: nobody is in rotation, or it is not known who
+	HoldSocket    string        // Tanist connects here to keep the server "hold" busy
+	HoldAddress   string        // address of the server "hold", which is Tanist
+	Servers       []ServerData  // each must be in the backend, by this name
+	Active        *ActiveData   // nil: nobody is in rotation, or the active is unknown
 }
 
 // ServerData is one server line.
@@ -61,27 +65,27 @@ type ServerData struct {
 	Host       string
 	Port       uint16
 	InRotation bool // all others must be "disabled"
-	Check      bool // check at CheckHost:CheckPort instead of at Address
+	Check      bool // check CheckHost:CheckPort instead of Address
 	CheckHost  string
 	CheckPort  uint16
 }
 
-// ActiveData is the record that is followed.
+// ActiveData is the followed record.
 type ActiveData struct {
 	Controller string
 	Term       election.Term
 	URL        string
 }
 
-// slot is one server of a backend as far as it was known last.
+// slot is the last known state of one server of a backend.
 type slot struct {
 	name string
 	host string
 	port uint16
 }
 
-// baked is what the file says of a cluster beyond its structure. It is kept in the file's header, so that a Tanist that
-// starts while the store is away goes on with what was right last.
+// baked is what the file contains about a cluster beyond its structure. The file's header keeps it,
+// so that a Tanist that starts while the store is away continues with the last known state.
 type baked struct {
 	Server     string                    `json:"server,omitempty"` // in rotation
 	Controller string                    `json:"controller,omitempty"`
@@ -99,19 +103,20 @@ type header struct {
 
 const headerMark = "# Written by tanist haproxy; changes are overwritten. "
 
-// readHeader finds the header in a file; ok tells whether it is one of ours.
+// readHeader finds the header in a file; ok reports whether the file is ours.
 func readHeader(text []byte) (h header, ok bool) {
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	rest, ok := bytes.CutPrefix(line, []byte(headerMark))
 	if !ok {
 		return header{}, false
 	}
-	_ = json.Unmarshal(rest, &h) // damaged by hand: still ours, nothing known
+	_ = json.Unmarshal(rest, &h) // damaged by hand: still ours, with nothing known
 	return h, true
 }
 
 func (c Config) data(know map[string]baked) Data {
 	d := Data{
+		Part:        len(c.Files) > 0,
 		AdminSocket: c.AdminSocket, MasterSocket: c.MasterSocket, SocketMode: c.SocketMode, StatsBind: c.StatsBind,
 		User: c.User, Group: c.Group,
 	}
@@ -143,7 +148,7 @@ func (c Config) data(know map[string]baked) Data {
 	return d
 }
 
-// render returns the file for what is known, and the hash of its structure.
+// render returns the file for the known state, and the hash of its structure.
 func (c Config) render(know map[string]baked) (text []byte, structure string, err error) {
 	name, source := "built-in template", BuiltinTemplate
 	if c.Template != "" {
@@ -183,10 +188,14 @@ func (c Config) render(know map[string]baked) (text []byte, structure string, er
 	return slices.Concat([]byte(headerMark), head, []byte("\n"), body), structure, nil
 }
 
-// Render returns the configuration that would be written if the given records were in the role keys of the
-// clusters (by name; a cluster without one is vacant). It touches nothing. A record that would be refused is an error.
+// Render returns the configuration for the given records in the clusters' role keys (by cluster
+// name; a cluster without one is vacant). It changes nothing. A record that the proxy would refuse
+// is an error.
 func Render(c Config, records map[string]election.Active) ([]byte, error) {
 	c, err := c.complete()
+	if err == nil {
+		err = c.foreign()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -200,12 +209,15 @@ func Render(c Config, records map[string]election.Active) ([]byte, error) {
 		b := know[cl.Name]
 		b.Server, b.Controller, b.Term, b.URL, b.Check = "", "", 0, "", netip.AddrPort{}
 		if a, ok := records[cl.Name]; ok {
-			t, err := checkRecord(a, cl, c)
-			if err != nil {
-				return nil, fmt.Errorf("cannot follow the record of cluster %s: %v", cl.Name, err)
+			v := cl.filter().Sighting(election.Sighting{Active: &a}, time.Now())
+			if v.Err == nil {
+				v.Err = cl.carries(v.Target, c)
 			}
-			if t.state == election.StateServing {
-				b = bakeOffline(cl, b, t)
+			if v.Err != nil {
+				return nil, fmt.Errorf("cannot follow the record of cluster %s: %v", cl.Name, v.Err)
+			}
+			if v.Target.Serving() {
+				b = bakeOffline(cl, b, v.Target)
 			}
 		}
 		know[cl.Name] = b
@@ -214,19 +226,19 @@ func Render(c Config, records map[string]election.Active) ([]byte, error) {
 	return text, err
 }
 
-// bakeOffline puts t into rotation in what the file says, without an HAProxy to ask.
-func bakeOffline(cl Cluster, b baked, t target) baked {
-	b.Controller, b.Term, b.URL = t.controller, t.term, t.url
+// bakeOffline puts t into rotation in the file's state, without HAProxy.
+func bakeOffline(cl Cluster, b baked, t election.Target) baked {
+	b.Controller, b.Term, b.URL = t.Controller, t.Term, t.URL
 	if len(cl.Controllers) > 0 {
-		b.Server = serverName(t.at)
+		b.Server = serverName(t.At)
 		return b
 	}
-	addr, err := netip.ParseAddr(t.at.host)
+	addr, err := netip.ParseAddr(t.At.Host)
 	if err != nil {
-		b.Server = "" // a name that only the running Tanist resolves
+		b.Server = "" // only the running Tanist can resolve the name
 		return b
 	}
-	at := netip.AddrPortFrom(addr, t.at.port)
+	at := netip.AddrPortFrom(addr, t.At.Port)
 	have := map[string]server{}
 	for n, a := range b.Slots {
 		have[n] = server{name: n, addr: a, admin: adminMaint}
@@ -242,7 +254,8 @@ func bakeOffline(cl Cluster, b baked, t target) baked {
 	return b
 }
 
-// adopt takes what a header says as far as it fits the configuration, checked like everything else that is read.
+// adopt takes over what a header contains if it fits the configuration, checked like any other
+// input.
 func (c Config) adopt(h header) map[string]baked {
 	know := map[string]baked{}
 	for _, cl := range c.Clusters {
@@ -259,7 +272,7 @@ func (c Config) adopt(h header) map[string]baked {
 				continue
 			}
 			in.Server, in.Check = b.Server, b.Check
-			if _, err := parseEndpoint(b.URL); err == nil && nameRE.MatchString(b.Controller) {
+			if _, err := election.ParseURL(b.URL); err == nil && election.CheckName(b.Controller) == nil && b.Term <= election.MaxTerm {
 				in.Controller, in.Term, in.URL = b.Controller, b.Term, b.URL
 			}
 		}
@@ -270,12 +283,21 @@ func (c Config) adopt(h header) map[string]baked {
 
 var alertRE = regexp.MustCompile(`\[(?:ALERT|WARNING|NOTICE)\]\s*(?:\(\d+\)|\S+)?\s*:\s*(?:config\s*:\s*)?(.*)`)
 
-// Check asks HAProxy ("haproxy -c") whether it would load the file at path. In the error, path is called shown, as
-// the file is checked before it has its final name.
-func Check(ctx context.Context, binary, path, shown string) error {
+// check asks HAProxy ("haproxy -c") whether it would load the file at path in the place of
+// ConfigFile. The error shows the name shown instead of path, because the file is checked before it
+// has its final name.
+func (c Config) check(ctx context.Context, path, shown string) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "-c", "-f", path)
+	files, err := c.loadWith(path)
+	if err != nil {
+		return err
+	}
+	args := []string{"-c"}
+	for _, f := range files {
+		args = append(args, "-f", f)
+	}
+	cmd := exec.CommandContext(ctx, c.Binary, args...)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -283,7 +305,7 @@ func Check(ctx context.Context, binary, path, shown string) error {
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || ctx.Err() != nil {
-		return fmt.Errorf("cannot run %s -c: %v", binary, err)
+		return fmt.Errorf("cannot run %s -c: %v", c.Binary, err)
 	}
 	var why []string
 	for line := range strings.Lines(string(out)) {

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// socket is HAProxy's command line on a Unix socket: the admin socket of a worker, or the socket of the master. Every
-// exchange is a connection of its own, because a connection that is kept open across a reload goes on talking to the
-// old worker.
+// socket is HAProxy's command line on a Unix socket: the admin socket of a worker, or the socket of
+// the master. Every exchange uses its own connection, because a connection that stays open across a
+// reload keeps talking to the old worker.
 type socket struct {
 	path    string
 	timeout time.Duration
 }
 
-// ask sends commands as one line and returns everything that is answered until HAProxy closes.
+// ask sends commands as one line and returns the whole reply until HAProxy closes.
 func (s socket) ask(ctx context.Context, commands ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -37,7 +37,7 @@ func (s socket) ask(ctx context.Context, commands ...string) (string, error) {
 	if _, err := io.WriteString(conn, strings.Join(commands, ";")+"\n"); err != nil {
 		return "", fmt.Errorf("cannot ask HAProxy at %s: %v", s.path, err)
 	}
-	_ = conn.(*net.UnixConn).CloseWrite() // the master waits for more otherwise
+	_ = conn.(*net.UnixConn).CloseWrite() // otherwise the master waits for more
 	b, err := io.ReadAll(io.LimitReader(conn, 8<<20))
 	if err != nil {
 		return string(b), fmt.Errorf("cannot read HAProxy's answer at %s: %v", s.path, err)
@@ -53,13 +53,13 @@ const (
 
 const checkEnabled = 0x04 // in srv_check_state
 
-// server is what HAProxy has.
+// server is the actual state of a server in HAProxy.
 type server struct {
 	name      string
 	addr      netip.AddrPort // zero: not resolved
 	admin     int
 	up        bool
-	since     time.Duration // since the last change of its state
+	since     time.Duration // since its last state change
 	checking  bool
 	checkAddr netip.AddrPort // zero unless set
 	sessions  int
@@ -68,24 +68,24 @@ type server struct {
 func (s server) maint() bool { return s.admin&adminMaint != 0 }
 func (s server) drain() bool { return s.admin&adminDrain != 0 }
 
-// view is one look at an HAProxy worker.
-type view struct {
+// look is what one HAProxy worker reported.
+type look struct {
 	pid       int
-	structure string                       // of the configuration it has loaded; "" if it doesn't say
+	structure string                       // of the loaded configuration; "" if HAProxy does not report it
 	servers   map[string]map[string]server // by backend and name
-	queued    map[string]int               // requests that wait, by backend
+	queued    map[string]int               // waiting requests by backend
 }
 
-func (s socket) view(ctx context.Context) (view, error) {
+func (s socket) look(ctx context.Context) (look, error) {
 	answer, err := s.ask(ctx, "show info", "show servers state", "show stat -1 6 -1")
 	if err != nil {
-		return view{}, err
+		return look{}, err
 	}
-	return parseView(answer)
+	return parseLook(answer)
 }
 
-func parseView(answer string) (view, error) {
-	v := view{servers: map[string]map[string]server{}, queued: map[string]int{}}
+func parseLook(answer string) (look, error) {
+	v := look{servers: map[string]map[string]server{}, queued: map[string]int{}}
 	var columns map[string]int
 	section := ""
 	lines := bufio.NewScanner(strings.NewReader(answer))
@@ -101,12 +101,12 @@ func parseView(answer string) (view, error) {
 			section, columns = "stat", index(strings.Split(line[2:], ","))
 		case section == "servers":
 			if err := v.addServer(columns, strings.Fields(line)); err != nil {
-				return view{}, err
+				return look{}, err
 			}
 		case section == "stat":
 			r, err := csv.NewReader(strings.NewReader(line)).Read()
 			if err != nil {
-				return view{}, fmt.Errorf("cannot read HAProxy's answer: %v", err)
+				return look{}, fmt.Errorf("cannot read HAProxy's answer: %v", err)
 			}
 			get := getter(columns, r)
 			if get("svname") == "BACKEND" {
@@ -123,12 +123,12 @@ func parseView(answer string) (view, error) {
 		}
 	}
 	if v.pid == 0 {
-		return view{}, errors.New("cannot read HAProxy's answer: it has no Pid; is the admin socket at level admin?")
+		return look{}, errors.New("cannot read HAProxy's answer: it has no Pid; is the admin socket at level admin?")
 	}
 	return v, lines.Err()
 }
 
-func (v view) addServer(columns map[string]int, fields []string) error {
+func (v look) addServer(columns map[string]int, fields []string) error {
 	get := getter(columns, fields)
 	num := func(name string) int { n, _ := strconv.Atoi(get(name)); return n }
 	if get("be_name") == "" || get("srv_name") == "" || get("srv_admin_state") == "" {
@@ -171,7 +171,7 @@ func getter(columns map[string]int, fields []string) func(string) string {
 	}
 }
 
-// processes is what the master says about itself and its workers.
+// processes is what the master reports about itself and its workers.
 type processes struct {
 	reloads, failed int
 	worker          int   // the current worker's pid; 0 if there is none
@@ -183,6 +183,14 @@ func (s socket) processes(ctx context.Context) (processes, error) {
 	if err != nil {
 		return processes{}, err
 	}
+	p, err := parseProcesses(answer)
+	if err != nil {
+		return processes{}, fmt.Errorf("cannot read HAProxy's answer at %s: %v", s.path, err)
+	}
+	return p, nil
+}
+
+func parseProcesses(answer string) (processes, error) {
 	var p processes
 	section, known := "", false
 	for line := range strings.Lines(answer) {
@@ -208,14 +216,15 @@ func (s socket) processes(ctx context.Context) (processes, error) {
 		}
 	}
 	if !known {
-		return processes{}, fmt.Errorf("cannot read HAProxy's answer at %s: there is no master in it", s.path)
+		return processes{}, errors.New("there is no master in it")
 	}
 	return p, nil
 }
 
-// cutOldWorkers ends the sessions of some backends in workers that are finishing, except in those that are spared, and
-// returns how many sessions it found. Such a worker refuses "shutdown sessions server", because its proxies are stopped, but
-// ends sessions one by one; whether it did shows when there is nothing left to find.
+// cutOldWorkers ends the sessions of some backends in old workers, except the spared ones, and
+// returns how many sessions it found. An old worker refuses "shutdown sessions server", because its
+// proxies are stopped, but it ends sessions one by one. A pass that finds no session shows that it
+// did.
 func (s socket) cutOldWorkers(ctx context.Context, backends map[string]map[int]bool) (found int, err error) {
 	p, err := s.processes(ctx)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +24,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// The test binary is also a Tanist in a process of its own, so that it can be killed as one.
+// The test binary is also a Tanist in a separate process, so that it can be killed like one.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("TANIST_TEST_PROXY"); path != "" {
 		os.Exit(proxyProcess(path))
@@ -110,7 +111,7 @@ func proxyProcess(path string) int {
 	return 0
 }
 
-// startProcess starts a Tanist of its own process; killing it is the test's.
+// startProcess starts a Tanist in a separate process; the test kills it.
 func (b *bed) startProcess() *exec.Cmd {
 	b.t.Helper()
 	text, err := json.Marshal(b.cfg)
@@ -140,7 +141,7 @@ func kill(cmd *exec.Cmd) {
 	}
 }
 
-// leftovers are the processes that have the bed's directory in their command line and have not ended.
+// leftovers returns the running processes with the bed's directory in their command line.
 func (b *bed) leftovers() (pids []string) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
@@ -152,7 +153,7 @@ func (b *bed) leftovers() (pids []string) {
 	return pids
 }
 
-// zombies are children of this process that ended and were not collected.
+// zombies returns the children of this process that have ended and are not reaped.
 func zombies() (n int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, p := range stats {
@@ -202,7 +203,72 @@ func TestSpawnLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestSpawnedHAProxyDiesWithAKilledTanist(t *testing.T) {
+// TestSpawnedHAProxyLivesOnAndIsAdopted: kill -9 of `tanist haproxy` costs no request. The next one
+// adopts the same HAProxy, moves it, notices its end, and ends it.
+func TestSpawnedHAProxyLivesOnAndIsAdopted(t *testing.T) {
+	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
+	a.active.Store(true)
+	b := newBed(t, func(c *Config) { c.Spawn = true })
+	t.Cleanup(func() {
+		for _, pid := range b.leftovers() {
+			n, _ := strconv.Atoi(pid)
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	})
+	fs := fileStore{filepath.Join(b.dir, "store")}
+	say := func(c *controller, term election.Term) {
+		r := c.record(term, election.StateServing)
+		fs.say(t, fileRecord{Active: &r})
+	}
+	say(a, 1)
+	tanist := b.startProcess()
+	waitFor(t, "routed", func() bool { code, _ := b.get(); return code == 200 })
+	waitFor(t, "the file knows", func() bool { return strings.Contains(b.file(), "ctl-a") })
+	worker := func() int {
+		p, _ := socket{b.cfg.MasterSocket, time.Second}.processes(t.Context())
+		return p.worker
+	}
+	var pid int
+	waitFor(t, "the master names its worker", func() bool { pid = worker(); return pid != 0 })
+	l := startLoad("http://"+b.front+"/", 50, true)
+	kill(tanist)
+	tanist = b.startProcess()
+	waitFor(t, "it is adopted", func() bool { return b.logs.count("adopted HAProxy") == 1 })
+	l.end()
+	if len(l.failed) > 0 || len(l.took) == 0 {
+		t.Errorf("%d requests answered, failed: %v", len(l.took), l.failed)
+	}
+	say(c, 2)
+	waitFor(t, "moved", func() bool { _, body := b.get(); return body == "ctl-b" })
+	if now := worker(); now != pid {
+		t.Errorf("worker %d, then %d", pid, now)
+	}
+	// A second Tanist with the same sockets is refused, by name.
+	second := b.startProcess()
+	if err := second.Wait(); err == nil || b.logs.count(fmt.Sprintf("another tanist haproxy (PID %d) owns", tanist.Process.Pid)) != 1 {
+		t.Errorf("the second ended with %v", err)
+	}
+	// Its end is noticed.
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	waitFor(t, "it was started again", func() bool { now := worker(); return now != pid && now != 0 })
+	waitFor(t, "routed again", func() bool { _, body := b.get(); return body == "ctl-b" })
+	kill(tanist)
+	tanist = b.startProcess()
+	waitFor(t, "it is adopted again", func() bool { return b.logs.count("adopted HAProxy") == 2 })
+	if err := tanist.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := tanist.Wait(); err != nil {
+		t.Error(err)
+	}
+	if l := b.leftovers(); len(l) > 0 {
+		t.Errorf("left behind: %v", l)
+	}
+}
+
+// TestHAProxyWithOtherArgumentsIsReplaced: the HAProxy of a killed Tanist runs another
+// configuration than this one has.
+func TestHAProxyWithOtherArgumentsIsReplaced(t *testing.T) {
 	a := newController(t, "ctl-a")
 	b := newBed(t, func(c *Config) { c.Spawn = true })
 	fs := fileStore{filepath.Join(b.dir, "store")}
@@ -210,19 +276,15 @@ func TestSpawnedHAProxyDiesWithAKilledTanist(t *testing.T) {
 	fs.say(t, fileRecord{Active: &one})
 	tanist := b.startProcess()
 	waitFor(t, "routed", func() bool { code, _ := b.get(); return code == 200 })
-	waitFor(t, "the file knows", func() bool { return strings.Contains(b.file(), "ctl-a") })
 	kill(tanist)
-	waitFor(t, "nothing is left", func() bool { return len(b.leftovers()) == 0 })
-	// And the next one takes over what the last one knew, even if it never hears of the store.
-	fs.say(t, fileRecord{Err: "no store"})
-	tanist = b.startProcess()
-	waitFor(t, "routed again", func() bool { code, _ := b.get(); return code == 200 })
-	if err := tanist.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	b.cfg.ConfigFile = filepath.Join(b.dir, "other.cfg")
+	b.up()
+	b.store.publish(one)
+	b.routedTo(a)
+	if b.logs.count("runs with other arguments") != 1 || b.proxy.Status().Starts != 1 {
+		t.Errorf("%+v", b.proxy.Status())
 	}
-	if err := tanist.Wait(); err != nil {
-		t.Error(err)
-	}
+	b.stopTanist()
 	if l := b.leftovers(); len(l) > 0 {
 		t.Errorf("left behind: %v", l)
 	}
@@ -250,8 +312,8 @@ func TestSpawnedHAProxyIsRestarted(t *testing.T) {
 	}
 }
 
-// TestDeafSpawnedHAProxyIsRestarted: a master whose reload failed halfway is alive and nobody listens on the admin socket; so it
-// is when somebody cleaned the directory up.
+// TestDeafSpawnedHAProxyIsRestarted: a master whose reload failed halfway is alive, and nobody
+// listens on the admin socket. The same happens if somebody cleans up the directory.
 func TestDeafSpawnedHAProxyIsRestarted(t *testing.T) {
 	a, c := newController(t, "ctl-a"), newController(t, "ctl-b")
 	b := newBed(t, func(c *Config) { c.Spawn = true })
@@ -269,12 +331,14 @@ func TestDeafSpawnedHAProxyIsRestarted(t *testing.T) {
 	}
 }
 
-// TestOrphanedWorkerIsKilled: a worker that missed the death of its master holds the port and never accepts.
+// TestOrphanedWorkerIsKilled: a worker that missed the death of its master holds the port and never
+// accepts.
 func TestOrphanedWorkerIsKilled(t *testing.T) {
 	a := newController(t, "ctl-a")
 	b := newBed(t, func(c *Config) { c.Spawn = true })
 	one := a.record(1, election.StateServing)
-	// The group of a master that is gone, and in it a process that looks like its worker and listens as it does.
+	// The process group of a master that is gone contains a process that looks like its worker and
+	// listens like it.
 	leader := exec.Command("sleep", "600")
 	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := leader.Start(); err != nil {
@@ -325,8 +389,9 @@ func waitFor(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// TestMovesWithEverythingKilledAtRandom moves the active while the store is away, HAProxy is killed, or Tanist is
-// killed, and looks for requests that reach a controller at a time when it is not active.
+// TestMovesWithEverythingKilledAtRandom moves the active while the store is away, HAProxy is
+// killed, or Tanist is killed, and searches for requests that reached a controller while it was not
+// active.
 func TestMovesWithEverythingKilledAtRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -404,5 +469,20 @@ func TestMovesWithEverythingKilledAtRandom(t *testing.T) {
 		if w := c.wrong.Load(); w > 0 {
 			t.Errorf("%s answered %d requests while it was not active", c.name, w)
 		}
+	}
+}
+
+// A master that re-executes itself has no command line for a moment, and is alive. A zombie is gone.
+func TestZombieIsNoLivingMaster(t *testing.T) {
+	if !lives(os.Getpid()) {
+		t.Error("this process does not live")
+	}
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the zombie is no living process", func() bool { return !lives(cmd.Process.Pid) })
+	if err := cmd.Wait(); err != nil || lives(cmd.Process.Pid) {
+		t.Errorf("%v, or it still lives", err)
 	}
 }
