@@ -18,8 +18,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// agentCommand is `tanist-lab agent`: a client that sends work to one controller, the one that it was started with. It
-// notes each piece of work that was confirmed.
+// agentCommand is `tanist-lab agent`: a client that sends work to the one controller that it was
+// started with. It records each confirmed piece of work.
 func agentCommand() *cobra.Command {
 	var name, server, record string
 	var every time.Duration
@@ -68,7 +68,7 @@ func runAgent(ctx context.Context, name, server, record string, every time.Durat
 	}
 }
 
-// sendWork asks a controller for one row. Without an error, the row was confirmed.
+// sendWork asks a controller for one row. If it returns nil, the row was confirmed.
 func sendWork(ctx context.Context, client *http.Client, server, id string) (answer, error) {
 	form := url.Values{"id": {id}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(server, "/")+"/work", strings.NewReader(form.Encode()))

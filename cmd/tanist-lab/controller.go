@@ -22,7 +22,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// answer is what a controller says to a confirmed request, and to /whoami.
+// answer is a controller's response to a confirmed request, and to /whoami.
 type answer struct {
 	Name string `json:"name"`
 	Term uint64 `json:"term"`
@@ -30,8 +30,8 @@ type answer struct {
 	Row  int64  `json:"row,omitempty"` // the number of the row that was written
 }
 
-// controllerCommand is `tanist-lab controller`: a program that knows nothing of Tanist. It writes a numbered row into its
-// repository for every request and answers when the row is committed.
+// controllerCommand is `tanist-lab controller`: a program that knows nothing of Tanist. It writes a
+// numbered row into its repository for every request and responds when the row is committed.
 func controllerCommand() *cobra.Command {
 	var name, listen, database, record string
 	cmd := &cobra.Command{
@@ -67,7 +67,7 @@ func serveController(ctx context.Context, name, listen, database, record string)
 	if err != nil {
 		return err
 	}
-	cfg, err := pgxpool.ParseConfig(database) // takes PGPASSWORD from the environment
+	cfg, err := pgxpool.ParseConfig(database) // reads PGPASSWORD from the environment
 	if err != nil {
 		return fmt.Errorf("cannot read --database: %v", err)
 	}
@@ -82,7 +82,7 @@ func serveController(ctx context.Context, name, listen, database, record string)
 	}
 	d := &demo{name: name, term: term, pool: pool, record: notes}
 
-	// The port opens last: it answers when the program is ready.
+	// The port opens last: an open port means that the program is ready.
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {
@@ -114,8 +114,8 @@ func serveController(ctx context.Context, name, listen, database, record string)
 	return nil
 }
 
-// stuck keeps a request until its client gives up, if the program was told to hang, and reports whether it did. The port
-// stays open: that is what a hang looks like.
+// stuck holds a request until its client gives up, if the program was told to hang, and reports
+// whether it did. The port stays open, as in a real hang.
 func (d *demo) stuck(r *http.Request) bool {
 	if !d.hang.Load() {
 		return false
@@ -124,15 +124,15 @@ func (d *demo) stuck(r *http.Request) bool {
 	return true
 }
 
-// served notes that this process served from begun until now. It is written before the reply goes out, so a reply that
-// somebody got is always on record.
+// served records that this process served from begun until now. The record is written before the
+// reply is sent, so it exists for every reply that a client received.
 func (d *demo) served(begun election.Instant) bool {
 	return d.record.line("%d %d %d %d", d.term, os.Getpid(), begun, election.BootClock()) == nil
 }
 
 func (d *demo) work(w http.ResponseWriter, r *http.Request) {
 	begun := election.BootClock()
-	id := r.FormValue("id") // reads the body; only after that the server notices when a client gives up
+	id := r.FormValue("id") // reads the body; only after that the server detects that a client gave up
 	if d.stuck(r) {
 		return
 	}
@@ -142,7 +142,7 @@ func (d *demo) work(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
-	// A client that did not see the confirmation sends the same id again; it must not become a second row.
+	// A client without a confirmation sends the same id again; it must not become a second row.
 	var row int64
 	err := d.pool.QueryRow(ctx, `INSERT INTO lab.work (id, term, controller) VALUES ($1, $2, $3)
 		ON CONFLICT (id) DO NOTHING RETURNING n`, id, int64(d.term), d.name).Scan(&row)
@@ -170,7 +170,7 @@ func (d *demo) reply(w http.ResponseWriter, begun election.Instant, row int64) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer{Name: d.name, Term: d.term, PID: os.Getpid(), Row: row}) // the client is gone
+	_ = json.NewEncoder(w).Encode(answer{Name: d.name, Term: d.term, PID: os.Getpid(), Row: row}) // the client may have gone
 }
 
 func (d *demo) healthz(w http.ResponseWriter, r *http.Request) {
@@ -205,6 +205,6 @@ func (d *demo) page(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if d.served(begun) {
-		_ = page.Execute(w, a) // the client is gone
+		_ = page.Execute(w, a) // the client may have gone
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// etcdCommand is `tanist-lab etcd`: one etcd server, in a process of its own so that it can be broken like one.
+// etcdCommand is `tanist-lab etcd`: one etcd server in a separate process, so that it can be broken
+// like one.
 func etcdCommand() *cobra.Command {
 	var dir, client, peer string
 	cmd := &cobra.Command{

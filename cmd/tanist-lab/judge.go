@@ -16,7 +16,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// span is a time during which a controller served: from begun to done it worked on one request, and answered it.
+// span is a time in which a controller served: from begun to done it processed one request.
 type span struct {
 	Term        uint64
 	PID         int
@@ -32,14 +32,14 @@ type confirmed struct {
 
 func (c confirmed) line() string { return fmt.Sprintf("%s %d %d", c.ID, c.Term, c.At) }
 
-// row is a row of the repository, and where in the write-ahead log its commit stands.
+// row is a row of the repository with the position of its commit in the write-ahead log.
 type row struct {
 	ID     string
 	Term   uint64
 	Commit uint64 // LSN
 }
 
-// opened is the opening of a term at the repository: from this commit on, no older term may commit.
+// opened is the opening of a term at the repository: after this commit, no older term may commit.
 type opened struct {
 	Term   uint64
 	Commit uint64 // LSN
@@ -49,11 +49,12 @@ type opened struct {
 type probe struct {
 	Sent, Answered election.Instant
 	Answer         answer
-	Err            string // not empty: no good answer
+	Err            string // empty: a good response
 }
 
-// overlap returns for how long a controller served after one of a newer term had begun to, the worst over all pairs
-// of terms. Zero means that it never happened. Records of many processes of one term count as one.
+// overlap returns how long a controller served after one of a newer term had started to serve: the
+// worst over all pairs of terms. Zero means that it never happened. Records of many processes of
+// one term count as one.
 func overlap(spans []span) (worst time.Duration, older, newer uint64) {
 	first, last := map[uint64]election.Instant{}, map[uint64]election.Instant{}
 	for _, s := range spans {
@@ -72,9 +73,10 @@ func overlap(spans []span) (worst time.Duration, older, newer uint64) {
 	return worst, older, newer
 }
 
-// spansOf turns good answers into times at which the controller certainly served. All that is known of an answer is
-// that it was made between Sent and Answered, so only that is claimed which no other order of events explains: for
-// being late, the controller served at Sent or later; for being early, at Answered or before.
+// spansOf converts good responses into times at which the controller certainly served. A response
+// proves only that it was made between Sent and Answered. So spansOf claims only what no other
+// order of events explains: as evidence for serving too long, the controller served at Sent or
+// later; for serving too early, at Answered or before.
 func spansOf(probes []probe) []span {
 	var spans []span
 	for _, p := range probes {
@@ -100,7 +102,7 @@ func lost(work []confirmed, rows []row) []confirmed {
 	return missing
 }
 
-// stale returns the rows of a term whose commit stands behind the opening of a newer term in the log.
+// stale returns the rows of a term whose commit comes after the opening of a newer term in the log.
 func stale(rows []row, opens []opened) []row {
 	var bad []row
 	for _, r := range rows {
@@ -111,7 +113,8 @@ func stale(rows []row, opens []opened) []row {
 	return bad
 }
 
-// early returns the rows of a term whose commit stands before the opening of that term, or whose term was never opened.
+// early returns the rows of a term whose commit comes before the opening of that term, or whose
+// term was never opened.
 func early(rows []row, opens []opened) []row {
 	at := map[uint64]uint64{}
 	for _, o := range opens {
@@ -126,8 +129,8 @@ func early(rows []row, opens []opened) []row {
 	return bad
 }
 
-// outage returns the longest time without a good answer in [from, to]: between the ends of two good answers, and from
-// the last one to the end.
+// outage returns the longest time without a good response in [from, to]: between the ends of two
+// good responses, and from the last one to the end.
 func outage(probes []probe, from, to election.Instant) time.Duration {
 	var good []election.Instant
 	for _, p := range probes {
@@ -144,7 +147,8 @@ func outage(probes []probe, from, to election.Instant) time.Duration {
 	return worst
 }
 
-// servedAgain returns when the virtual URL first gave a good answer of a term above than, or false.
+// servedAgain returns when the virtual URL first gave a good response of a term above than, or
+// false.
 func servedAgain(probes []probe, than uint64) (first election.Instant, by answer, ok bool) {
 	for _, p := range probes {
 		if p.Err == "" && p.Answer.Term > than && (!ok || p.Answered < first) {
@@ -154,7 +158,7 @@ func servedAgain(probes []probe, than uint64) (first election.Instant, by answer
 	return first, by, ok
 }
 
-// readSpans reads the records of all demo controllers. A last line that was cut off by a kill is no record.
+// readSpans reads the records of all demo controllers. It ignores a last line that a kill cut off.
 func readSpans(dir string) ([]span, error) {
 	var all []span
 	err := readLines(filepath.Join(dir, "served-*"), func(f []string) error {
@@ -213,7 +217,7 @@ func readLines(pattern string, f func([]string) error) error {
 		for n := 1; ; n++ {
 			line, err := r.ReadString('\n')
 			if err != nil {
-				break // the end, or a line that was cut off
+				break // the end, or a truncated line
 			}
 			if err := f(strings.Fields(line)); err != nil {
 				return fmt.Errorf("cannot read the records: %s:%d: %v", name, n, err)
@@ -223,7 +227,7 @@ func readLines(pattern string, f func([]string) error) error {
 	return nil
 }
 
-// median returns the middle of some durations; zero for none.
+// median returns the median of some durations; zero for none.
 func median[T cmp.Ordered](all []T) T {
 	var zero T
 	if len(all) == 0 {

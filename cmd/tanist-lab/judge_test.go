@@ -34,7 +34,8 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
-// TestSlowAnswerIsNoOverlap: an answer of the old controller that arrives late proves nothing about when it was made.
+// TestSlowAnswerIsNoOverlap: an answer of the old controller that arrives late proves nothing about
+// when it was made.
 func TestSlowAnswerIsNoOverlap(t *testing.T) {
 	probes := []probe{
 		{Sent: 0, Answered: 90 * ms, Answer: answer{Term: 1}},
@@ -86,7 +87,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestRecordsSurviveAKill: the last line of a process that was killed may be cut off; all before it count.
+// TestRecordsSurviveAKill: the last line of a process that was killed may be cut off; all before it
+// count.
 func TestRecordsSurviveAKill(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) {

@@ -28,7 +28,7 @@ import (
 // cluster is the name of the lab's cluster; its keys are under prefix.
 const (
 	cluster = "lab"
-	prefix  = "/tanist/" + cluster + "/"
+	prefix  = "/" + election.RootPath + "/" + cluster + "/"
 )
 
 // options are the command line.
@@ -46,7 +46,7 @@ type options struct {
 	quiet     bool
 }
 
-// storeLosses are what an active can do when the store is away.
+// storeLosses are the policies of an active while the store is away.
 var storeLosses = []election.StoreLoss{election.StoreLossStop, election.StoreLossFailsafe, election.StoreLossKeep}
 
 func (o options) check() error {
@@ -70,7 +70,7 @@ func (o options) check() error {
 	return nil
 }
 
-// side is one "host": a sidecar with its controller, and what they need.
+// side is one "host": a sidecar with its controller and their parts.
 type side struct {
 	Name      string `json:"name"`
 	URL       string `json:"url"`
@@ -91,10 +91,10 @@ type agent struct {
 	watch  *proc
 }
 
-// lab is everything that runs.
+// lab is the whole running lab.
 type lab struct {
 	opts   options
-	dir    string // all files
+	dir    string // of all files
 	self   string
 	tanist string
 	out    *printer
@@ -109,16 +109,17 @@ type lab struct {
 	agents     []*agent
 	virtual    *prober
 	story      *story
-	frozen     []int // by a scenario
+	frozen     []int // frozen by a scenario
 }
 
 func (l *lab) path(parts ...string) string {
 	return filepath.Join(append([]string{l.dir}, parts...)...)
 }
 
-// labMain sets the lab up, runs the tour and takes it down again.
+// labMain sets up the lab, runs the tour and tears the lab down.
 func labMain(ctx context.Context, dir string, o options) (err error) {
-	// Orphans (a controller whose sidecar was killed) become children of this process, so that it can find and end them.
+	// Orphans (a controller whose sidecar was killed) become children of this process, so that it
+	// can find and end them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become a subreaper: %v", err)
 	}
@@ -183,12 +184,12 @@ func labMain(ctx context.Context, dir string, o options) (err error) {
 		l.stay(ctx)
 	}
 	if !results.OK {
-		return l.explain(fmt.Errorf("a promise was broken: %s", strings.Join(results.Broken, "; ")))
+		return l.explain(fmt.Errorf("a guarantee was broken: %s", strings.Join(results.Broken, "; ")))
 	}
 	return nil
 }
 
-// list shows what an operator sees.
+// list prints the operator's view.
 func (l *lab) list(ctx context.Context) error {
 	picture, err := l.picture(ctx)
 	if err == nil {
@@ -216,7 +217,7 @@ func (l *lab) stay(ctx context.Context) {
 	}
 }
 
-// up starts everything, in the order of need.
+// up starts everything in the order of dependencies.
 func (l *lab) up(ctx context.Context) error {
 	begun := time.Now()
 	var err error
@@ -273,7 +274,7 @@ func (l *lab) up(ctx context.Context) error {
 		if err := l.startSidecar(s); err != nil {
 			return err
 		}
-		if s == l.sides[0] { // the first one is to be active
+		if s == l.sides[0] { // the first one must become active
 			if err := wait(ctx, 30*time.Second, s.Name+" to serve", func(ctx context.Context) error {
 				if !s.sidecar.alive() {
 					return finalError{fmt.Errorf("its sidecar ended: %v", s.sidecar.cmd.ProcessState)}
@@ -297,7 +298,7 @@ func (l *lab) up(ctx context.Context) error {
 	return nil
 }
 
-// repositoryUp starts PostgreSQL and prepares the fence and the table of the demo.
+// repositoryUp starts PostgreSQL and prepares the fence and the demo's table.
 func (l *lab) repositoryUp(ctx context.Context) error {
 	var err error
 	l.repository, err = private.Start(ctx, private.Options{Settings: map[string]string{
@@ -404,8 +405,8 @@ listen: {http: "{{.API}}"}
 log: {level: info, format: console}
 {{end}}`))
 
-// writeConfigs writes the files that the sidecars, agentwatches and the proxy are started with: nothing in them is
-// special to the lab.
+// writeConfigs writes the configuration files of the sidecars, agentwatches and the proxy. They
+// contain nothing special to the lab.
 func (l *lab) writeConfigs(virtual, proxyListen string) error {
 	write := func(name, kind string, data map[string]any) error {
 		data["Cluster"], data["Store"], data["Profile"], data["Self"], data["Dir"] = cluster, l.store.config(), l.opts.profile, l.self, l.dir
@@ -438,7 +439,7 @@ func (l *lab) writeConfigs(virtual, proxyListen string) error {
 	return errors.Join(errs...)
 }
 
-// down ends everything, in the reverse order of need, and then whatever is left.
+// down ends everything in the reverse order of dependencies, and then whatever remains.
 func (l *lab) down() {
 	var wg sync.WaitGroup
 	for _, p := range slices.Concat([]*proc{l.proxy}, l.watches(), l.sidecars()) {
@@ -458,7 +459,7 @@ func (l *lab) down() {
 	sweep(nil)
 }
 
-// processes returns what was started.
+// processes returns the started processes.
 func (l *lab) processes() []*proc {
 	all := slices.Concat([]*proc{l.proxy}, l.watches(), l.sidecars())
 	if l.store != nil {
@@ -481,7 +482,7 @@ func (l *lab) sidecars() (all []*proc) {
 	return all
 }
 
-// explain adds what the processes said last to an error.
+// explain adds the last output of the processes to an error.
 func (l *lab) explain(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -494,10 +495,11 @@ func (l *lab) explain(err error) error {
 		}
 		fmt.Fprintf(&b, "\n--- %s%s\n%s", p.name, state, p.tail(25))
 	}
-	return fmt.Errorf("%w\nThe last words of each process:%s", err, b.String())
+	return fmt.Errorf("%w\nThe end of each process's log:%s", err, b.String())
 }
 
-// facts are what an outside check needs to know of a running lab; they are in lab.json in the lab's directory.
+// facts are the data that an outside check of a running lab needs; they are in lab.json in the
+// lab's directory.
 type facts struct {
 	VirtualURL string         `json:"virtual_url"`
 	Etcd       string         `json:"etcd,omitempty"`
@@ -522,7 +524,7 @@ func (l *lab) writeFacts() error {
 func writeJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err == nil {
-		// Readers wait for the file to appear: it must be whole then.
+		// Readers wait for the file to appear, so it must be complete then.
 		if err = os.WriteFile(path+".new", append(b, '\n'), 0o644); err == nil {
 			err = os.Rename(path+".new", path)
 		}
@@ -533,7 +535,7 @@ func writeJSON(path string, v any) error {
 	return nil
 }
 
-// freePorts returns addresses on loopback that were free a moment ago, all different.
+// freePorts returns distinct addresses on loopback that were free a moment ago.
 func freePorts(n int) ([]string, error) {
 	var all []string
 	for range n {
@@ -591,31 +593,30 @@ func (l *lab) view(ctx context.Context) (view, error) {
 	v := view{histories: map[election.Term]election.History{}}
 	for key, text := range all {
 		value := []byte(text)
-		dir, _, _ := strings.Cut(key, "/")
-		switch dir {
-		case "active":
+		switch {
+		case key == election.ActiveKey:
 			a, err := election.DecodeActive(value)
 			if err != nil {
 				return v, err
 			}
 			v.active = &a
-		case "term":
+		case key == election.TermKey:
 			if v.term, err = election.DecodeBreadcrumb(value); err != nil {
 				return v, err
 			}
-		case "controllers":
+		case strings.HasPrefix(key, election.ControllerPrefix):
 			var c election.Controller
 			if err := json.Unmarshal(value, &c); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
 			}
 			v.controllers = append(v.controllers, c)
-		case "agents":
+		case strings.HasPrefix(key, election.AgentPrefix):
 			var a election.Agent
 			if err := json.Unmarshal(value, &a); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
 			}
 			v.agents = append(v.agents, a)
-		case "history":
+		case strings.HasPrefix(key, election.HistoryPrefix):
 			var h election.History
 			if err := json.Unmarshal(value, &h); err != nil {
 				return v, fmt.Errorf("cannot read %s: %v", key, err)
@@ -628,8 +629,8 @@ func (l *lab) view(ctx context.Context) (view, error) {
 	return v, nil
 }
 
-// healthy waits until the cluster is as it should be: one active, of a term above than, the other ready, the agents at the active,
-// the virtual URL too.
+// healthy waits until the cluster is in its normal state: one active, of a term above than, the
+// other ready, and the agents and the virtual URL at the active.
 func (l *lab) healthy(ctx context.Context, than uint64) (view, error) {
 	var v view
 	err := wait(ctx, 60*time.Second, "the cluster to be whole", func(ctx context.Context) error {

@@ -62,7 +62,7 @@ func run() int {
 	f.StringVar(&o.store, "store", "etcd", "etcd or consul; Consul is built from the source tree at its first use, which takes minutes")
 	f.StringVar(&o.storeLoss, "on-store-loss", "stop", "what the active does when the store is away: stop, failsafe or keep; --scenario store-away shows it")
 	f.StringVar(&o.json, "json", "", "write the results to this file as JSON")
-	f.StringVar(&o.tanist, "tanist", "", "the tanist binary (default: beside tanist-lab, or built from the source tree)")
+	f.StringVar(&o.tanist, "tanist", "", "the tanist binary (default: next to tanist-lab, or built from the source tree)")
 	f.StringVar(&o.dir, "dir", "", "directory for everything; must not exist, is removed at the end (default: a temporary one)")
 	f.DurationVar(&o.probe, "probe", 10*time.Millisecond, "time between two requests to the virtual URL")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no events, only the results")
@@ -82,8 +82,9 @@ type usageError struct{ msg string }
 
 func (e *usageError) Error() string { return e.msg }
 
-// outer runs the lab as a second process and cleans up after it, however it ended. It does nothing else, so that there
-// is little that could keep it from doing so. If it dies itself, the inner process sees the end of the pipe and ends.
+// outer runs the lab as a second process and cleans up after it, however it ended. It does nothing
+// else, so that little can prevent the cleanup. If it dies itself, the inner process sees the end
+// of the pipe and ends.
 func outer(dir string) int {
 	// Orphans of the inner process become children of this one.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -91,8 +92,9 @@ func outer(dir string) int {
 		return 1
 	}
 	var err error
+	keep := os.Getenv("TANIST_KEEP") // the files stay here
 	if dir == "" {
-		dir, err = os.MkdirTemp("", "tanist-lab-")
+		dir, err = os.MkdirTemp(keep, "tanist-lab-")
 	} else {
 		err = os.Mkdir(dir, 0o755)
 	}
@@ -100,7 +102,7 @@ func outer(dir string) int {
 		dir, err = filepath.Abs(dir)
 	}
 	if err == nil {
-		err = os.Chmod(dir, 0o755) // PostgreSQL runs as another user when this is root, and must get through
+		err = os.Chmod(dir, 0o755) // if this is root, PostgreSQL runs as another user and must have access
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "tanist-lab: cannot make a directory: %v\n", err)
@@ -108,6 +110,10 @@ func outer(dir string) int {
 	}
 	defer func() {
 		sweep(nil)
+		if keep != "" {
+			fmt.Fprintf(os.Stderr, "tanist-lab: the files are in %s\n", dir)
+			return
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintf(os.Stderr, "tanist-lab: cannot remove %s: %v\n", dir, err)
 		}
@@ -135,7 +141,8 @@ func outer(dir string) int {
 	for {
 		select {
 		case s := <-signals:
-			// A terminal's Ctrl-C reached the inner process already; a second signal does no harm there.
+			// A terminal's Ctrl-C has already reached the inner process; a second signal does no
+			// harm there.
 			_ = cmd.Process.Signal(s)
 		case err := <-ended:
 			if err == nil {
@@ -150,7 +157,7 @@ func outer(dir string) int {
 	}
 }
 
-// inner is the lab.
+// inner runs the lab.
 func inner(dir string, o options) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -159,12 +166,12 @@ func inner(dir string, o options) int {
 	pipe := os.NewFile(3, "outer")
 	unix.CloseOnExec(3)
 	go func() {
-		_, _ = pipe.Read(make([]byte, 1)) // never gets a byte: it ends when the outer process does
+		_, _ = pipe.Read(make([]byte, 1)) // never gets a byte: it returns when the outer process ends
 		cancel(errors.New("the outer process died"))
 	}()
 	err := labMain(ctx, dir, o)
 	if context.Cause(ctx) != nil && context.Cause(ctx).Error() == "the outer process died" {
-		// Nobody else will do it.
+		// The outer process is gone, so clean up here.
 		sweep(nil)
 		_ = os.RemoveAll(dir)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// printer writes for people. On a terminal it keeps one live line below everything else.
+// printer prints for people. On a terminal it keeps one live line below everything else.
 type printer struct {
 	mu     sync.Mutex
 	w      io.Writer
@@ -39,7 +39,7 @@ func (p *printer) print(format string, args ...any) {
 	p.draw()
 }
 
-// show replaces the live line. Without a terminal there is none.
+// show replaces the live line. Without a terminal it does nothing.
 func (p *printer) show(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,7 +84,7 @@ func (p *printer) event(s string) {
 	}
 }
 
-// command shows a command and what it printed.
+// command prints a command and its output.
 func (p *printer) command(line, output string) { p.print("%s\n%s", p.paint("2", "$ "+line), output) }
 
 func millis(m election.Millis) string {
@@ -99,12 +99,12 @@ func (p *printer) verdict(r result) {
 	if len(r.Broken) > 0 {
 		good = p.paint("31;1", "BROKEN: "+strings.Join(r.Broken, "; "))
 	}
-	p.print("  outage %s (%s own start, %s fence) · overlap %s · %d of %d confirmed rows lost · %d stale writes · %s → %s, term %d · promises %s\n",
+	p.print("  outage %s (%s own start, %s fence) · overlap %s · %d of %d confirmed rows lost · %d stale writes · %s → %s, term %d · guarantees %s\n",
 		millis(r.Outage), millis(r.OwnStart), millis(r.Fence), millis(r.Overlap), r.Lost, r.Confirmed, r.Stale, r.From, r.To, r.TermAfter, good)
 }
 
-// results prints the table of the whole tour. With several runs of a part it shows the medians, and the worst of
-// what must be zero.
+// results prints the table of the whole tour. With several runs of a part it shows the medians, and
+// the worst of the values that must be zero.
 func (p *printer) results(r *results, l *lab) {
 	if len(r.Runs) == 0 {
 		return
@@ -143,7 +143,7 @@ func (p *printer) results(r *results, l *lab) {
 	if r.OK {
 		p.print("\n  %s\n", p.paint("32;1", "Exactly one controller served at any time; nothing confirmed was lost; nothing stale was accepted."))
 	} else {
-		p.print("\n  %s\n", p.paint("31;1", "A promise was broken:"))
+		p.print("\n  %s\n", p.paint("31;1", "A guarantee was broken:"))
 		for _, b := range r.Broken {
 			p.print("    %s\n", b)
 		}
@@ -165,7 +165,8 @@ func (p *printer) keep(l *lab) {
 	p.print("%s\n  export %s\n  %s\n  %s\n  %s list -c %s\n", b.String(), environment, watch, get, l.tanist, l.sides[0].Config)
 }
 
-// line shows the cluster in one line: who is active, who is passive, where the agents are, and what users get.
+// line shows the cluster in one line: the active, the passive, the agents' controller, and what
+// users get.
 func (v view) line(p *printer, recent []probe) string {
 	var parts []string
 	for _, c := range v.controllers {
@@ -207,7 +208,7 @@ func (l *lab) watch(ctx context.Context) {
 	}
 }
 
-// picture is what `tanist list` shows.
+// picture returns the view of `tanist list`.
 func (l *lab) picture(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -221,7 +222,8 @@ func (l *lab) picture(ctx context.Context) (string, error) {
 	return string(out), nil
 }
 
-// story is what the store's own tool (`etcdctl watch --prefix /tanist/lab/role/`) prints, kept and printed live.
+// story prints and keeps the output of the store's own tool (`etcdctl watch --prefix
+// /tanist/lab/role/`).
 type story struct {
 	mu    sync.Mutex
 	lines []storyLine
@@ -267,7 +269,7 @@ func (s *story) text() string {
 	return b.String()
 }
 
-// columns is the same, one line per event, with the time.
+// columns is the same with the time, one line per event.
 func (s *story) columns() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// prober sends requests at fixed times, whether or not earlier ones were answered (an open loop: a closed one would
-// stop asking during an outage and see one failure instead of many).
+// prober sends requests at fixed times, whether or not earlier ones were answered. (A closed loop
+// would stop asking during an outage and see one failure instead of many.)
 type prober struct {
 	name  string
 	every time.Duration
@@ -21,8 +21,8 @@ type prober struct {
 	seen []probe
 }
 
-// newVirtualProber writes a row through the virtual URL with each request, over a new connection, as a user who comes
-// by would; what is confirmed is noted like the agents' work.
+// newVirtualProber writes a row through the virtual URL with each request, over a new connection
+// like a new user; confirmed rows are recorded like the agents' work.
 func newVirtualProber(url string, every time.Duration, notes *syncFile) *prober {
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	run := election.BootClock()
@@ -48,10 +48,10 @@ func newDirectProber(name, url string, every time.Duration) *prober {
 	}}
 }
 
-// maxInFlight bounds what a hung controller can pile up.
+// maxInFlight bounds the requests that pile up at a hung controller.
 const maxInFlight = 400
 
-// run probes until ctx ends, and returns when the last answer is in.
+// run probes until ctx ends, and returns when the last response is in.
 func (p *prober) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -105,7 +105,7 @@ func (p *prober) since(from election.Instant) []probe {
 	return some
 }
 
-// forget drops what was answered before from, so that a lab that is kept for days does not grow.
+// forget drops what was answered before from, so that a lab that runs for days does not grow.
 func (p *prober) forget(from election.Instant) {
 	kept := p.since(from)
 	p.mu.Lock()

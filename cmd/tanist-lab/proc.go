@@ -18,15 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// proc is one process that the lab started. Its output goes to a file.
+// proc is a process that the lab started. Its output goes to a file.
 type proc struct {
 	name string
 	log  string
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it was waited for
+	done chan struct{} // closed once it was reaped
 }
 
-// spawn starts a process in a process group of its own, so that a terminal's Ctrl-C reaches the lab only.
+// spawn starts a process in a process group of its own, so that a terminal's Ctrl-C reaches the lab
+// only.
 func spawn(logDir, name, bin string, args, env []string) (*proc, error) {
 	p := &proc{name: name, log: filepath.Join(logDir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -42,7 +43,7 @@ func spawn(logDir, name, bin string, args, env []string) (*proc, error) {
 		return nil, fmt.Errorf("cannot start %s: %v", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended can be read in ProcessState
+		_ = p.cmd.Wait() // ProcessState records how it ended
 		close(p.done)
 	}()
 	return p, nil
@@ -60,7 +61,7 @@ func (p *proc) alive() bool {
 	}
 }
 
-// stop asks p to end and kills it, with everything under it, after grace.
+// stop asks p to end and kills it, with its descendants, after grace.
 func (p *proc) stop(sig syscall.Signal, grace time.Duration) {
 	if p == nil || !p.alive() {
 		return
@@ -105,9 +106,9 @@ func processes() []process {
 		}
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
 		if err != nil {
-			continue // it ended meanwhile
+			continue // it has ended meanwhile
 		}
-		// pid (name) state parent …; the name may hold anything, so the last parenthesis counts.
+		// pid (name) state parent …; the name may contain anything, so find the last parenthesis.
 		_, rest, ok := bytes.Cut(b[max(0, bytes.LastIndexByte(b, ')')):], []byte(") "))
 		fields := bytes.Fields(rest)
 		if !ok || len(fields) < 2 {
@@ -135,8 +136,8 @@ func descendants(pid int) []int {
 	return found[1:]
 }
 
-// killTree ends pid and everything under it. All are frozen before any is killed, so that none can react to the
-// death of another: it is what the end of a host looks like.
+// killTree ends pid and its descendants, like the crash of a host. It freezes all of them before it
+// kills any, so that none can react to the death of another.
 func killTree(pid int) []int {
 	var all []int
 	for {
@@ -159,8 +160,9 @@ func killTree(pid int) []int {
 	return all
 }
 
-// sweep ends every process under this one and waits until there is none: politely first, so that PostgreSQL gives back
-// its shared memory, then by force. As a subreaper this process is the parent of every orphan below it.
+// sweep ends every process below this one and waits until none is left: first by a request, so that
+// PostgreSQL releases its shared memory, then by force. As a subreaper this process is the parent
+// of every orphan below it.
 func sweep(keep func(pid int) bool) {
 	begun := time.Now()
 	for polite := true; ; {
@@ -193,8 +195,9 @@ func sweep(keep func(pid int) bool) {
 	}
 }
 
-// reapOrphans waits for processes that became children of this one because their parent was killed. Those that this
-// program started itself are waited for where they were started, at once; what stays a zombie for longer is an orphan.
+// reapOrphans reaps processes that became children of this one because their parent was killed. The
+// processes that this program started itself are reaped at once by their starter, so a zombie that
+// remains longer is an orphan.
 func reapOrphans(ctx context.Context) {
 	seen := map[int]int{}
 	for ctx.Err() == nil {
@@ -215,7 +218,8 @@ func reapOrphans(ctx context.Context) {
 	}
 }
 
-// findTanist returns the binary under test: as told, beside this one, or built from the source tree.
+// findTanist returns the binary under test: as configured, next to this one, or built from the
+// source tree.
 func findTanist(ctx context.Context, told, dir string) (string, error) {
 	if told != "" {
 		path, err := filepath.Abs(told)
@@ -245,11 +249,11 @@ func findTanist(ctx context.Context, told, dir string) (string, error) {
 	if path, err := exec.LookPath("tanist"); err == nil {
 		return path, nil
 	}
-	return "", errors.New("cannot find tanist: it is neither beside tanist-lab nor in $PATH, and this is not the source tree; name it with --tanist")
+	return "", errors.New("cannot find tanist: it is neither next to tanist-lab nor in $PATH, and this is not the source tree; name it with --tanist")
 }
 
-// syncFile is a file that several goroutines append lines to. Every line is written by itself, so that what was
-// written survives the death of the process.
+// syncFile is a file to which several goroutines append lines. Every line is written at once, so
+// that written lines survive the death of the process.
 type syncFile struct {
 	mu sync.Mutex
 	f  *os.File

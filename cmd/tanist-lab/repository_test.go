@@ -42,8 +42,8 @@ func (l *lab) exec(t *testing.T, sql string) {
 	}
 }
 
-// TestJudgeFindsAStaleWrite: a judge that can't find a violation proves nothing. Terms are opened by hand, and a row of
-// term 1 is written after term 2 was opened.
+// TestJudgeFindsAStaleWrite: a judge that can't find a violation proves nothing. Terms are opened
+// by hand, and a row of term 1 is written after term 2 was opened.
 func TestJudgeFindsAStaleWrite(t *testing.T) {
 	l := newRepository(t)
 	mark, err := l.logPosition(t.Context())
@@ -96,8 +96,8 @@ func TestJudgeFindsAStaleWrite(t *testing.T) {
 	check("late-again", "")
 }
 
-// TestDemoController: what the demo controller confirms is in the repository, once, and a hang answers nothing and
-// claims nothing.
+// TestDemoController: what the demo controller confirms is in the repository, once, and a hang
+// answers nothing and claims nothing.
 func TestDemoController(t *testing.T) {
 	l := newRepository(t)
 	pool, err := pgxpool.New(t.Context(), l.super)

@@ -16,25 +16,26 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tanist/tanist/backends/consul/consultest"
+	"github.com/tanist/tanist/election"
 )
 
-// store is the lab's own view of the store that it runs: no code of the product is in it.
+// store is the lab's own view of its store. It contains no code of the product.
 type store interface {
-	// start starts the server, or starts it again after a kill, and returns when it answers.
+	// start starts or restarts the server, and returns when it responds.
 	start(ctx context.Context) error
 	// kill ends it at once. Its data stays.
 	kill()
-	// read returns what is below the cluster's keys, without their prefix.
+	// read returns the values below the cluster's keys, by key without their prefix.
 	read(ctx context.Context) (map[string]string, error)
-	// follow tells of every change of a role key ("PUT" or "DELETE") until ctx ends.
+	// follow reports every change of a role key ("PUT" or "DELETE") until ctx ends.
 	follow(ctx context.Context, tell func(kind, key, value string))
-	// config is what a configuration says to lead to it.
+	// config returns the part of a configuration that selects the store.
 	config() string
-	// url is where it answers.
+	// url returns the address of the store.
 	url() string
-	// commands show it to people.
+	// commands show the store to people.
 	commands() (environment, watch, get string)
-	// process is its process, and how it said that it ended.
+	// process returns its process and how that reported its end.
 	process() *proc
 	close()
 }
@@ -61,7 +62,7 @@ func (s *etcdStore) start(ctx context.Context) (err error) {
 		if !s.server.alive() {
 			return finalError{errors.New("etcd ended")}
 		}
-		s.conn.ActiveConnection().ResetConnectBackoff() // it waits for longer and longer between attempts
+		s.conn.ActiveConnection().ResetConnectBackoff() // the pause between attempts grows otherwise
 		_, err := s.conn.Get(ctx, prefix)
 		return err
 	})
@@ -81,17 +82,17 @@ func (s *etcdStore) read(ctx context.Context) (map[string]string, error) {
 	return all, nil
 }
 
-// follow goes on behind the last event that was seen when a watch breaks.
+// follow continues after the last received event when a watch breaks.
 func (s *etcdStore) follow(ctx context.Context, tell func(kind, key, value string)) {
 	next := int64(0)
-	if first, err := s.conn.Get(ctx, prefix+"role/", clientv3.WithPrefix()); err == nil {
+	if first, err := s.conn.Get(ctx, prefix+election.RolePrefix, clientv3.WithPrefix()); err == nil {
 		for _, kv := range first.Kvs {
 			tell("PUT", string(kv.Key), string(kv.Value))
 		}
 		next = first.Header.Revision + 1
 	}
 	for ctx.Err() == nil {
-		for resp := range s.conn.Watch(clientv3.WithRequireLeader(ctx), prefix+"role/", clientv3.WithPrefix(), clientv3.WithRev(next)) {
+		for resp := range s.conn.Watch(clientv3.WithRequireLeader(ctx), prefix+election.RolePrefix, clientv3.WithPrefix(), clientv3.WithRev(next)) {
 			for _, e := range resp.Events {
 				tell(e.Type.String(), string(e.Kv.Key), string(e.Kv.Value))
 				next = e.Kv.ModRevision + 1
@@ -100,7 +101,7 @@ func (s *etcdStore) follow(ctx context.Context, tell func(kind, key, value strin
 				next = resp.CompactRevision
 			}
 		}
-		_ = pause(ctx, 100*time.Millisecond) // the loop looks at ctx
+		_ = pause(ctx, 100*time.Millisecond) // the loop checks ctx
 	}
 }
 
@@ -111,7 +112,7 @@ func (s *etcdStore) url() string    { return s.client }
 func (s *etcdStore) process() *proc { return s.server }
 
 func (s *etcdStore) commands() (environment, watch, get string) {
-	return "ETCDCTL_ENDPOINTS=" + s.client, "etcdctl watch --prefix " + prefix + "role/", "etcdctl get --prefix " + prefix
+	return "ETCDCTL_ENDPOINTS=" + s.client, "etcdctl watch --prefix " + prefix + election.RolePrefix, "etcdctl get --prefix " + prefix
 }
 
 func (s *etcdStore) close() {
@@ -121,7 +122,7 @@ func (s *etcdStore) close() {
 	s.server.stop(syscall.SIGTERM, 5*time.Second)
 }
 
-// consulStore runs one Consul server: the pinned one that the tests use.
+// consulStore runs one Consul server: the pinned version that the tests use.
 type consulStore struct {
 	dir string
 
@@ -147,10 +148,10 @@ func (s *consulStore) start(ctx context.Context) (err error) {
 }
 
 func (s *consulStore) kill() {
-	_ = s.cluster.Servers[0].Kill() // it is gone already, then
+	_ = s.cluster.Servers[0].Kill() // it may be dead already
 }
 
-const consulPrefix = "tanist/" + cluster + "/"
+const consulPrefix = election.RootPath + "/" + cluster + "/"
 
 func (s *consulStore) list(ctx context.Context, below string, after uint64) (map[string]string, uint64, error) {
 	options := &api.QueryOptions{WaitIndex: after, WaitTime: 10 * time.Second}
@@ -170,14 +171,14 @@ func (s *consulStore) read(ctx context.Context) (map[string]string, error) {
 	return all, err
 }
 
-// follow sees states and not events: of two changes at once only the last is told.
+// follow sees states instead of events: of two changes at once it reports only the last.
 func (s *consulStore) follow(ctx context.Context, tell func(kind, key, value string)) {
 	last, index := map[string]string{}, uint64(0)
 	for ctx.Err() == nil {
-		now, next, err := s.list(ctx, "role/", index)
+		now, next, err := s.list(ctx, election.RolePrefix, index)
 		if err != nil {
 			index = 0
-			_ = pause(ctx, 100*time.Millisecond) // the loop looks at ctx
+			_ = pause(ctx, 100*time.Millisecond) // the loop checks ctx
 			continue
 		}
 		if index = next; next < index {
@@ -205,7 +206,7 @@ func (s *consulStore) process() *proc { return nil }
 
 func (s *consulStore) commands() (environment, watch, get string) {
 	host, port, _ := strings.Cut(s.cluster.Servers[0].DNS(), ":")
-	return "CONSUL_HTTP_ADDR=" + s.url(), "consul watch -type=keyprefix -prefix=" + consulPrefix + "role/ cat",
+	return "CONSUL_HTTP_ADDR=" + s.url(), "consul watch -type=keyprefix -prefix=" + consulPrefix + election.RolePrefix + " cat",
 		fmt.Sprintf("dig @%s -p %s %s.service.consul SRV +short", host, port, cluster)
 }
 

@@ -12,8 +12,9 @@ import (
 // storeGone is how long the store is away: longer than any lease lasts.
 const storeGone = 10 * time.Second
 
-// storeAway ends the store for a while. What must be seen depends on the policy: with stop the active has stopped by its
-// deadline; with failsafe and keep users notice nothing, and the term stays what it is.
+// storeAway stops the store for a while. The expected result depends on the policy: with stop the
+// active has stopped by its deadline; with failsafe and keep users notice nothing, and the term
+// does not change.
 func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
 	before, err := l.healthy(ctx, 0)
 	if err != nil {
@@ -26,19 +27,7 @@ func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
 	r := result{Scenario: s.name, From: before.active.Controller, TermBefore: uint64(before.active.Term)}
 	policy := election.StoreLoss(l.opts.storeLoss)
 	if policy == election.StoreLossFailsafe {
-		// Only a passive on the holder's list is asked, and counts; it gets there by a renewal or two.
-		if err := wait(ctx, 30*time.Second, "the passive to be on the list of failsafe", func(ctx context.Context) error {
-			all, err := l.store.read(ctx)
-			if err != nil {
-				return err
-			}
-			for _, side := range l.sides {
-				if list := all["failsafe"]; side.Name != r.From && !strings.Contains(list, side.Name) {
-					return fmt.Errorf("%s is not on it: %s", side.Name, list)
-				}
-			}
-			return nil
-		}); err != nil {
+		if err := l.listed(ctx, r.From); err != nil {
 			return r, err
 		}
 	}
@@ -93,4 +82,25 @@ func storeAway(ctx context.Context, l *lab, s scenario) (result, error) {
 		broken("%d of %d requests failed while the store was away", failed, len(meanwhile))
 	}
 	return r, nil
+}
+
+// listed waits until the passives are on the list of a holder with failsafe: only those are asked
+// and count. A renewal or two puts them there.
+func (l *lab) listed(ctx context.Context, holder string) error {
+	return wait(ctx, 30*time.Second, "the passive to be on the list of failsafe", func(ctx context.Context) error {
+		all, err := l.store.read(ctx)
+		if err != nil {
+			return err
+		}
+		crumb, err := election.DecodeBreadcrumb([]byte(all[election.TermKey]))
+		if err != nil {
+			return err
+		}
+		for _, side := range l.sides {
+			if side.Name != holder && !strings.Contains(crumb.Heirs, side.Name) {
+				return fmt.Errorf("%s is not on it: %q", side.Name, crumb.Heirs)
+			}
+		}
+		return nil
+	})
 }

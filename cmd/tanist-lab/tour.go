@@ -23,14 +23,14 @@ import (
 type scenario struct {
 	name  string
 	title string
-	// strike breaks the active side and says what it did, in plain words.
+	// strike breaks the active side and describes that in plain words.
 	strike func(ctx context.Context, l *lab, active *side, who answer) (string, error)
-	// mend undoes what strike left behind, when the other side serves. Sidecars that ended are started again after it.
+	// mend reverts strike once the other side serves. Sidecars that ended are restarted after it.
 	mend func(l *lab, was *side) string
-	// beyond: more than is promised about processes, so it is not part of the tour. It shows that the judge convicts,
-	// and that the repository's fence holds all the same.
+	// beyond marks a scenario that exceeds the guarantees about processes, so it is not part of the
+	// tour. It shows that the judge convicts, and that the repository's fence still holds.
 	beyond bool
-	// play shows something else than a takeover, and is not part of the tour either.
+	// play shows something other than a takeover, and is not part of the tour either.
 	play func(ctx context.Context, l *lab, s scenario) (result, error)
 }
 
@@ -72,7 +72,7 @@ func tourScenarios() []scenario {
 				if err := unix.Kill(s.sidecar.pid(), unix.SIGCONT); err != nil {
 					return err.Error()
 				}
-				return fmt.Sprintf("kill -CONT %d: the sidecar of %s goes on, with a lease that is long over", s.sidecar.pid(), s.Name)
+				return fmt.Sprintf("kill -CONT %d: the sidecar of %s continues, with a lease that ended long ago", s.sidecar.pid(), s.Name)
 			},
 		},
 		{
@@ -84,44 +84,50 @@ func tourScenarios() []scenario {
 		},
 		{
 			name: "move", title: "Planned move",
-			strike: func(ctx context.Context, l *lab, s *side, _ answer) (string, error) {
-				to := l.sides[0]
-				if to == s {
-					to = l.sides[1]
-				}
-				ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-				defer cancel()
-				cmd := exec.CommandContext(ctx, l.tanist, "switchover", "-y", "--to", to.Name, "-c", s.Config)
-				if out, err := cmd.CombinedOutput(); err != nil {
-					return "", fmt.Errorf("cannot switch over: %v\n%s", err, out)
-				}
-				return fmt.Sprintf("tanist switchover --to %s", to.Name), nil
-			},
+			strike: func(ctx context.Context, l *lab, s *side, _ answer) (string, error) { return l.switchOver(ctx, s) },
 		},
 		{
 			name: "freeze-all-but-controller", title: "Sidecar and guard are frozen, the controller is not", beyond: true,
-			strike: func(_ context.Context, l *lab, s *side, who answer) (string, error) {
-				l.frozen = nil
-				for _, p := range processes() {
-					if p.pid == who.PID {
-						l.frozen = []int{s.sidecar.pid(), p.parent}
-					}
-				}
-				var errs []error
-				for _, pid := range l.frozen {
-					errs = append(errs, unix.Kill(pid, unix.SIGSTOP))
-				}
-				return fmt.Sprintf("kill -STOP %v, the sidecar and the guard of %s; nobody is left to end its controller", l.frozen, s.Name), errors.Join(errs...)
-			},
+			strike: func(_ context.Context, l *lab, s *side, who answer) (string, error) { return l.freezeKeepers(s, who) },
 			mend: func(l *lab, s *side) string {
 				for _, pid := range l.frozen {
-					_ = unix.Kill(pid, unix.SIGCONT) // it ended: then it needs none
+					_ = unix.Kill(pid, unix.SIGCONT) // a process that has ended needs none
 				}
 				return fmt.Sprintf("kill -CONT: sidecar and guard of %s go on", s.Name)
 			},
 		},
 		{name: "store-away", title: "The store is away (see --on-store-loss)", beyond: true, play: storeAway},
 	}
+}
+
+// switchOver moves the active away from s, as planned.
+func (l *lab) switchOver(ctx context.Context, s *side) (string, error) {
+	to := l.sides[0]
+	if to == s {
+		to = l.sides[1]
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, l.tanist, "switchover", "-y", "--to", to.Name, "-c", s.Config)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot switch over: %v\n%s", err, out)
+	}
+	return fmt.Sprintf("tanist switchover --to %s", to.Name), nil
+}
+
+// freezeKeepers freezes the sidecar and the guard of a controller that keeps running.
+func (l *lab) freezeKeepers(s *side, who answer) (string, error) {
+	l.frozen = nil
+	for _, p := range processes() {
+		if p.pid == who.PID {
+			l.frozen = []int{s.sidecar.pid(), p.parent}
+		}
+	}
+	var errs []error
+	for _, pid := range l.frozen {
+		errs = append(errs, unix.Kill(pid, unix.SIGSTOP))
+	}
+	return fmt.Sprintf("kill -STOP %v, the sidecar and the guard of %s; nobody is left to end its controller", l.frozen, s.Name), errors.Join(errs...)
 }
 
 func scenarioNames() []string {
@@ -132,7 +138,7 @@ func scenarioNames() []string {
 	return names
 }
 
-// result is what one run of a scenario showed.
+// result is the result of one run of a scenario.
 type result struct {
 	Scenario   string          `json:"scenario"`
 	Did        string          `json:"did"`
@@ -140,21 +146,21 @@ type result struct {
 	To         string          `json:"to"`
 	TermBefore uint64          `json:"term_before"`
 	TermAfter  uint64          `json:"term_after"`
-	Takeover   election.Millis `json:"takeover_ms"`  // fault → first good answer of the new term at the virtual URL
-	Outage     election.Millis `json:"outage_ms"`    // longest time without a good answer
+	Takeover   election.Millis `json:"takeover_ms"`  // fault → first good response of the new term at the virtual URL
+	Outage     election.Millis `json:"outage_ms"`    // longest time without a good response
 	OwnStart   election.Millis `json:"own_start_ms"` // the controller's own start, within Outage
 	Fence      election.Millis `json:"fence_ms"`     // the repository's fence, within Outage
 	Overlap    election.Millis `json:"overlap_ms"`
-	Confirmed  int             `json:"confirmed"` // rows that were confirmed to clients meanwhile
+	Confirmed  int             `json:"confirmed"` // rows confirmed to clients during the scenario
 	Lost       int             `json:"lost"`
 	Stale      int             `json:"stale"`
 	Early      int             `json:"early"`   // rows written before their own term was opened
-	Refused    int             `json:"refused"` // requests to the virtual URL without a good answer
+	Refused    int             `json:"refused"` // requests to the virtual URL without a good response
 	Requests   int             `json:"requests"`
 	Broken     []string        `json:"broken,omitempty"`
 }
 
-// results is what --json writes.
+// results is the output of --json.
 type results struct {
 	OK      bool     `json:"ok"`
 	Profile string   `json:"profile"`
@@ -163,7 +169,7 @@ type results struct {
 	Story   string   `json:"story"` // what `etcdctl watch --prefix /tanist/lab/role/` showed
 }
 
-// tour runs the scenarios that were asked for.
+// tour runs the selected scenarios.
 func (l *lab) tour(ctx context.Context) (*results, error) {
 	r := &results{OK: true, Profile: l.opts.profile}
 	number := 0
@@ -197,7 +203,7 @@ func (l *lab) tour(ctx context.Context) (*results, error) {
 	return r, nil
 }
 
-// settle is how long is watched after the takeover, and again after everything was mended.
+// settle is how long the lab observes after the takeover, and again after everything was mended.
 const settle = 700 * time.Millisecond
 
 // takeover runs one scenario once and judges it.
@@ -282,7 +288,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// judge fills in what the evidence says about [from, to].
+// judge fills in the evidence about [from, to].
 func (l *lab) judge(ctx context.Context, r *result, from, to election.Instant, mark string) error {
 	work, err := readConfirmed(l.path("records"))
 	if err != nil {
@@ -353,11 +359,12 @@ func (l *lab) logPosition(ctx context.Context) (string, error) {
 	return lsn, err
 }
 
-// readLog reads from the write-ahead log in which order rows and openings of terms were committed since mark. Openings
-// before mark have position zero; it is enough that they come first.
+// readLog reads from the write-ahead log in which order rows and openings of terms were committed
+// since mark. Openings before mark have position zero; only their being first matters.
 func (l *lab) readLog(ctx context.Context, mark string) (rows []row, opens []opened, err error) {
 	err = l.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		// The function refuses to read from the very end of the log, so there has to be a record behind mark.
+		// The function refuses to read from the very end of the log, so there must be a record
+		// after mark.
 		if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'lab', 'judged')"); err != nil {
 			return err
 		}
@@ -377,7 +384,7 @@ func (l *lab) readLog(ctx context.Context, mark string) (rows []row, opens []ope
 		if err != nil {
 			return err
 		}
-		// xid is the lower half of xid8; a lab does not live for four thousand million transactions.
+		// xid is the lower half of xid8; a lab does not live for four billion transactions.
 		found, err = conn.Query(ctx, `SELECT h.term, coalesce(c.lsn, 0)::bigint FROM tanist.history h
 			LEFT JOIN commits c ON c.xid = h.opened_xid::xid WHERE h.cluster = $1 AND h.opened_xid IS NOT NULL`, cluster)
 		if err != nil {
@@ -422,14 +429,14 @@ func (l *lab) query(ctx context.Context, f func(context.Context, *pgx.Conn) erro
 	return nil
 }
 
-// crash ends everything of one side at once: its sidecar with all that is below it, and, wherever it hangs in the process
-// tree, its controller with the guard that started it.
+// crash ends everything of one side at once: its sidecar with all descendants and, wherever it is
+// in the process tree, its controller with the guard that started it.
 func (l *lab) crash(s *side) []int {
 	var all []int
 	add := func(pid int) {
 		if !slices.Contains(all, pid) {
 			all = append(all, pid)
-			_ = unix.Kill(pid, unix.SIGSTOP) // nobody gets to react to the death of another
+			_ = unix.Kill(pid, unix.SIGSTOP) // nobody must react to the death of another
 		}
 	}
 	for {
@@ -466,7 +473,7 @@ func (l *lab) crash(s *side) []int {
 func commandLine(pid int) string {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	if err != nil {
-		return "" // it ended
+		return "" // it has ended
 	}
 	return string(b)
 }

@@ -5,15 +5,16 @@ import (
 	"unicode"
 )
 
-// clean makes a text from the store fit for a line on a terminal: what could move the cursor, or break a table, becomes a
-// blank. Whoever may write to the store is not to write to the operator's screen.
+// clean makes a text from the store safe for one line on a terminal: it replaces what could move
+// the cursor or break a table with a space. Write access to the store must not give control of the
+// operator's screen.
 func clean(s string) string {
 	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\ufffd"), func(r rune) bool {
 		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
 	}), " ")
 }
 
-// short is clean, cut to what a column has room for.
+// short is clean, truncated to the width of a column.
 func short(s string) string {
 	s = clean(s)
 	if r := []rune(s); len(r) > 60 {

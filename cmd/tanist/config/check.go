@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,11 +17,14 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/token"
+	"golang.org/x/net/http/httpguts"
 
+	consulstore "github.com/tanist/tanist/backends/consul"
+	etcdstore "github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/election"
 )
 
-// at returns the place to show for a path: its own, or that of the nearest key above it that is in the file.
+// at returns the position for a path: its own, or that of its nearest ancestor in the file.
 func (d *decoder) at(path string) *token.Position {
 	for {
 		if at, ok := d.where[path]; ok && at != nil {
@@ -36,7 +38,7 @@ func (d *decoder) at(path string) *token.Position {
 	}
 }
 
-// wrong reports a value that can't be. One that could not be read is reported already.
+// wrong reports an invalid value. An unreadable value has already been reported.
 func (d *decoder) wrong(path, format string, args ...any) {
 	if slices.ContainsFunc(d.problems, func(p Problem) bool { return p.Key == path }) {
 		return
@@ -48,7 +50,7 @@ func (d *decoder) wrong(path, format string, args ...any) {
 	d.problem(d.at(path), path, format, args...)
 }
 
-// oneOf checks every text that has a tag one.
+// oneOf checks every text with a tag one.
 func (d *decoder) oneOf(v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -77,31 +79,17 @@ func (d *decoder) oneOf(v reflect.Value, path string) {
 func (d *decoder) among(path, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		hint := suggest(value, allowed)
-		if strings.HasPrefix(hint, ";") { // nothing is like it
+		if strings.HasPrefix(hint, ";") { // no key is similar
 			hint = ""
 		}
 		d.wrong(path, "%q is not one of %s%s", value, strings.Join(allowed, ", "), hint)
 	}
 }
 
-// nameRule is what names of clusters, controllers and agents are made of: they become keys, file names and host names.
-var nameRule = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-
 func (d *decoder) name(path, value string) {
-	if err := CheckName(value); err != nil {
+	if err := election.CheckName(value); err != nil {
 		d.wrong(path, "%v", err)
 	}
-}
-
-// CheckName tells what is wrong with the name of a cluster, a controller or an agent, or nil.
-func CheckName(value string) error {
-	switch {
-	case value == "":
-		return errors.New("it is missing: give a name")
-	case !nameRule.MatchString(value):
-		return fmt.Errorf("%.80q is not a name: use 1 to 63 letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit", value)
-	}
-	return nil
 }
 
 func (d *decoder) positive(path string, v time.Duration) {
@@ -122,7 +110,7 @@ func (d *decoder) atLeast(path string, v, least int) {
 	}
 }
 
-// address wants host:port with a number for the port; an empty host is every address of this host.
+// address requires host:port with a numeric port; an empty host means every address of this host.
 func (d *decoder) address(path, value string) {
 	if value == "" {
 		return
@@ -137,11 +125,42 @@ func (d *decoder) address(path, value string) {
 	}
 }
 
+// web requires of a REST interface that other hosts reach a secret, or the permission to do without.
+// Proved are those of whom another key asks for one.
+func (d *decoder) web(l Web, proved bool) {
+	d.address("listen.http", l.HTTP)
+	switch l.Open {
+	case "", "answers", "all":
+	default:
+		d.wrong("listen.open", "%q is not one of answers, all", l.Open)
+	}
+	if l.SecretFile != "" && !d.away {
+		secret, err := os.ReadFile(l.SecretFile)
+		if err == nil {
+			err = election.Secret(strings.TrimSpace(string(secret))).Validate()
+		}
+		if err != nil {
+			d.wrong("listen.secret_file", "%v", err)
+		}
+	}
+	host, _, err := net.SplitHostPort(l.HTTP)
+	if err == nil && !loopback(host) && !proved && l.SecretFile == "" && l.Open == "" {
+		d.wrong("listen.http", "other hosts reach %s, and it asks nobody for a secret: listen on 127.0.0.1, or set listen.secret_file, or allow it with"+
+			" listen.open: answers (yes or no for load balancers) or all (everything, for everybody)", l.HTTP)
+	}
+}
+
+// url requires a URL that the followers of the role key accept.
 func (d *decoder) url(path, value string) {
+	if _, err := election.ParseURL(value); err != nil {
+		d.wrong(path, "%v", err)
+	}
+}
+
+// checkURL requires a URL that only this host uses, such as a health check's.
+func (d *decoder) checkURL(path, value string) {
 	u, err := url.Parse(value)
 	switch {
-	case value == "":
-		d.wrong(path, "it is missing: give the URL, such as http://10.0.0.11:8080")
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
 		d.wrong(path, "%.200q is not an http or https URL with a host, such as http://10.0.0.11:8080", value)
 	case u.User != nil:
@@ -149,14 +168,14 @@ func (d *decoder) url(path, value string) {
 	}
 }
 
-// readable wants a file that can be read, if this is the host for it.
+// readable requires a readable file, if this is the file's host.
 func (d *decoder) readable(path, value string) {
 	if !d.away {
 		d.needed(path, value)
 	}
 }
 
-// needed wants a file that can be read.
+// needed requires a readable file.
 func (d *decoder) needed(path, value string) {
 	if value == "" {
 		return
@@ -178,6 +197,7 @@ func (d *decoder) tls(path string, t TLS) {
 	}
 }
 
+// store checks the parts that concern this host; the store's own package checks the rest.
 func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 	switch store {
 	case "etcd":
@@ -185,11 +205,10 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 			d.wrong("etcd.endpoints", "it is empty: give the members' client URLs")
 		}
 		for i, e := range etcd.Endpoints {
-			u, err := url.Parse(e)
-			if _, _, splitErr := net.SplitHostPort(e); splitErr != nil && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
-				d.wrong(fmt.Sprintf("etcd.endpoints[%d]", i), "%q is not a client URL, such as http://10.0.0.1:2379", e)
-			} else if err == nil && u.User != nil {
-				d.wrong(fmt.Sprintf("etcd.endpoints[%d]", i), "it has a user or password in it: use username and password_file")
+			if err := etcdstore.CheckEndpoint(e); err != nil {
+				d.wrong(fmt.Sprintf("etcd.endpoints[%d]", i), "%v", err)
+			} else if slices.Index(etcd.Endpoints, e) < i {
+				d.wrong(fmt.Sprintf("etcd.endpoints[%d]", i), "%s is listed twice", e)
 			}
 		}
 		if etcd.Prefix != "/" && (!strings.HasPrefix(etcd.Prefix, "/") || strings.HasSuffix(etcd.Prefix, "/")) {
@@ -197,28 +216,15 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 		}
 		d.needed("etcd.password_file", etcd.PasswordFile)
 		d.tls("etcd.tls", etcd.TLS)
-		if etcd.PasswordFile != "" && etcd.Username == "" {
-			d.wrong("etcd.username", "it is missing, and there is a password_file")
-		}
 	case "consul":
-		if consul.Address == "" {
-			d.wrong("consul.address", "it is empty: give the address of the local Consul agent")
-		}
-		u, err := url.Parse(consul.Address)
-		isURL := err == nil && ((u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")) || (u.Scheme == "unix" && u.Path != ""))
-		if consul.Address != "" && !isURL {
-			d.wrong("consul.address", "%q is not a URL: write http://127.0.0.1:8500, or https:// or unix:///path", consul.Address)
-		}
-		if isURL && u.Scheme != "https" && consul.TLS != (TLS{}) {
+		if err := consulstore.CheckAddress(consul.Address); err != nil {
+			d.wrong("consul.address", "%v", err)
+		} else if !strings.HasPrefix(consul.Address, "https:") && consul.TLS != (TLS{}) {
 			d.wrong("consul.tls", "it is set, and consul.address %s is not https", consul.Address)
 		}
 		for i, other := range consul.Others {
-			key := fmt.Sprintf("consul.others[%d]", i)
-			switch o, err := url.Parse(other); {
-			case err != nil || o.Host == "" || o.Scheme != "http" && o.Scheme != "https":
-				d.wrong(key, "%q is not a URL: write http://10.0.0.12:8500", other)
-			case isURL && o.Scheme != u.Scheme:
-				d.wrong(key, "it begins with %s://, and consul.address with %s://: give all the same", o.Scheme, u.Scheme)
+			if err := consulstore.CheckOther(other, consul.Address); err != nil {
+				d.wrong(fmt.Sprintf("consul.others[%d]", i), "%v", err)
 			}
 		}
 		if p := consul.Service.ProxyPort; p < 1 || p > 65535 {
@@ -226,7 +232,7 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 		}
 		d.needed("consul.token_file", consul.TokenFile)
 		d.tls("consul.tls", consul.TLS)
-		if consul.Service.Name != "" && !nameRule.MatchString(consul.Service.Name) {
+		if consul.Service.Name != "" && election.CheckName(consul.Service.Name) != nil {
 			d.wrong("consul.service.name", "%q can't be a service name", consul.Service.Name)
 		}
 		if consul.Service.Connect && consul.Service.Name == "" {
@@ -235,7 +241,7 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 	}
 }
 
-// signals are the ones that can be asked for by name.
+// signals are the signals that a file may name.
 var signals = []string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"}
 
 func (d *decoder) signal(path, name string) {
@@ -273,12 +279,13 @@ func (d *decoder) checkController(c *Controller) {
 	d.checkStoreLoss(c)
 	d.checkRun(c)
 	d.checkHealth(c.Health)
+	d.checkFit(c)
 	if c.Repository != nil {
 		d.checkRepository(c.Repository)
 	}
 	d.positive("yield_wait", c.YieldWait)
 	d.notNegative("failover_interval", c.Interval)
-	d.address("listen.http", c.Listen.HTTP)
+	d.web(Web{HTTP: c.Listen.HTTP, SecretFile: c.Listen.SecretFile, Open: c.Listen.Open}, c.OnStoreLoss == "failsafe")
 	d.address("listen.agent_check", c.Listen.AgentCheck)
 	switch {
 	case c.Listen.Admin == "":
@@ -295,12 +302,13 @@ func (d *decoder) checkController(c *Controller) {
 	}
 	for event, commands := range c.Hooks.Commands() {
 		for i, command := range commands {
-			d.executable(fmt.Sprintf("hooks.%s[%d]", event, i), strings.Fields(command), "", "")
+			d.executable(fmt.Sprintf("hooks.%s[%d]", event, i), command, "", "")
 		}
 	}
 }
 
-// maxSocket is the longest path of a Unix socket, less what is added to it while the socket is made.
+// maxSocket is the longest path of a Unix socket, minus the suffix that is added while the socket
+// is created.
 const maxSocket = 90
 
 func (d *decoder) checkLease(c *Controller) {
@@ -309,7 +317,7 @@ func (d *decoder) checkLease(c *Controller) {
 		d.wrong("lease.profile", "%q is not one of default, fast", c.Lease.Profile)
 		return
 	}
-	if err := timing.Validate(Traits(c.Store)); err != nil {
+	if err := timing.Validate(election.TraitsOf(c.Store)); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			path := "lease"
 			if first, _, _ := strings.Cut(line, " "); strings.HasPrefix(first, "lease.") {
@@ -329,12 +337,16 @@ func (d *decoder) checkStoreLoss(c *Controller) {
 		case d.away:
 		case err != nil:
 			d.wrong("failsafe.secret_file", "%v", err)
-		case len(strings.TrimSpace(string(secret))) < 16:
-			d.wrong("failsafe.secret_file", "the secret has fewer than 16 characters: make one with `openssl rand -hex 32`")
+		default:
+			if err := election.Secret(strings.TrimSpace(string(secret))).Validate(); err != nil {
+				d.wrong("failsafe.secret_file", "%v", err)
+			}
 		}
 		d.positive("failsafe.timeout", c.Failsafe.Timeout)
 		if c.Listen.HTTP == "" {
 			d.wrong("listen.http", "it is empty: on_store_loss failsafe needs the sidecars to reach each other")
+		} else {
+			d.reachable(c)
 		}
 	case "keep":
 		if c.Repository == nil {
@@ -343,7 +355,34 @@ func (d *decoder) checkStoreLoss(c *Controller) {
 	}
 }
 
-// executable wants a program that can be run in dir with this PATH (empty: our own).
+// reachable requires an address at which the sidecars of other hosts reach this one. A cluster
+// whose controllers all serve on loopback has only one host.
+func (d *decoder) reachable(c *Controller) {
+	if u, err := url.Parse(c.Run.URL); err == nil && loopback(u.Hostname()) {
+		return
+	}
+	key, host := "listen.http", ""
+	if c.Listen.Advertise != "" {
+		if u, err := url.Parse(c.Listen.Advertise); err == nil {
+			key, host = "listen.advertise", u.Hostname()
+		}
+	} else if h, _, err := net.SplitHostPort(c.Listen.HTTP); err == nil {
+		host = h
+	}
+	switch ip := net.ParseIP(host); {
+	case host == "" || (ip != nil && ip.IsUnspecified()):
+		d.wrong("listen.advertise", "it is missing: listen.http %s names no host, and on_store_loss failsafe needs one that the other sidecars reach", c.Listen.HTTP)
+	case loopback(host):
+		d.wrong(key, "%s is this host itself, and on_store_loss failsafe needs an address that the other sidecars reach", host)
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+// executable requires a program that can be run in dir with this PATH (empty: our own).
 func (d *decoder) executable(path string, command []string, dir, search string) {
 	if len(command) == 0 || command[0] == "" {
 		d.wrong(path, "it is empty: give the program and its arguments, such as [/opt/orders/bin/ordersd, --port, \"8080\"]")
@@ -371,7 +410,8 @@ func (d *decoder) executable(path string, command []string, dir, search string) 
 	}
 }
 
-// LookPath tells whether a program without a slash in its name is found by a PATH (empty: our own).
+// LookPath reports whether a program without a slash in its name is found in a PATH (empty: our
+// own).
 func LookPath(program, search string) error {
 	if search == "" || strings.Contains(search, "{{") { // an agent's variables may be templates
 		_, err := exec.LookPath(program)
@@ -395,7 +435,7 @@ func (d *decoder) checkRun(c *Controller) {
 		for _, c := range []struct {
 			key     string
 			command []string
-		}{{"run.command", r.Command}, {"run.stop", r.Stop}, {"run.status", r.Status}, {"run.kill", r.Kill}} {
+		}{{"run.command", r.Command}, {"run.migrate.command", r.Migrate.Command}, {"run.stop", r.Stop}, {"run.status", r.Status}, {"run.kill", r.Kill}} {
 			if len(c.command) > 0 || c.key == "run.command" {
 				d.executable(c.key, c.command, r.Dir, r.Env["PATH"])
 			}
@@ -411,6 +451,7 @@ func (d *decoder) checkRun(c *Controller) {
 		{"run.env", "exec script", len(r.Env) > 0},
 		{"run.dir", "exec script", r.Dir != ""},
 		{"run.user", "exec script", r.User != ""},
+		{"run.migrate", "exec script", len(r.Migrate.Command) > 0},
 		{"run.stop", "script", len(r.Stop) > 0},
 		{"run.status", "script", len(r.Status) > 0},
 		{"run.kill", "script", len(r.Kill) > 0},
@@ -428,18 +469,27 @@ func (d *decoder) checkRun(c *Controller) {
 		}
 	}
 	d.url("run.url", r.URL)
+	if main, err := election.ParseURL(r.URL); err == nil {
+		if _, err := election.NewURLs(main, r.URLs); err != nil {
+			d.wrong("run.urls", "%v", err)
+		}
+	}
 	d.user("run.user", r.User)
 	d.signal("run.stop_signal", r.StopSignal)
+	d.positive("run.migrate.timeout", r.Migrate.Timeout)
 	d.positive("run.start_timeout", r.StartTimeout)
 	d.positive("run.stop_timeout", r.StopTimeout)
+	d.notNegative("run.kill_timeout", r.KillTimeout)
 	d.notNegative("run.drain", r.Drain)
 	d.atLeast("run.restart.local", r.Restart.Local, 0)
 	d.positive("run.restart.within", r.Restart.Within)
 	d.output("run.output", r.Output)
 	d.env("run.env", r.Env)
+	d.envFrom("run.env_from", r.EnvFrom)
+	d.oomScore("run.oom_score_adj", r.OOMScoreAdj)
 }
 
-// unitRule is what the name of a service is made of.
+// unitRule describes a valid service name.
 var unitRule = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]+\.service$`)
 
 // env checks the names of variables.
@@ -454,20 +504,8 @@ func (d *decoder) env(path string, env map[string]string) {
 var envRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (d *decoder) checkHealth(h Health) {
-	d.positive("health.interval", h.Interval)
-	d.positive("health.timeout", h.Timeout)
-	d.atLeast("health.rise", h.Rise, 1)
-	d.atLeast("health.fall", h.Fall, 1)
-	names := map[string]bool{}
 	for i, c := range h.Checks {
 		path := fmt.Sprintf("health.checks[%d]", i)
-		if c.Name == "" {
-			d.wrong(path+".name", "it is missing: the name tells checks apart in logs and status")
-		}
-		if names[c.Name] {
-			d.wrong(path+".name", "%q is the name of another check", c.Name)
-		}
-		names[c.Name] = true
 		kinds := 0
 		for _, set := range []bool{c.HTTP != "", c.TCP != "", len(c.Exec) > 0, c.GRPC != "", c.Postgres != ""} {
 			if set {
@@ -478,7 +516,7 @@ func (d *decoder) checkHealth(h Health) {
 			d.wrong(path, "give exactly one of http, tcp, exec, grpc, postgres")
 		}
 		if c.HTTP != "" {
-			d.url(path+".http", c.HTTP)
+			d.checkURL(path+".http", c.HTTP)
 		}
 		if c.TCP != "" {
 			d.address(path+".tcp", c.TCP)
@@ -490,60 +528,74 @@ func (d *decoder) checkHealth(h Health) {
 			d.executable(path+".exec", c.Exec, "", "")
 		}
 		d.readable(path+".postgres", c.Postgres)
-		for j, e := range c.Expect {
-			if n, err := strconv.Atoi(e); err != nil || n < 100 || n > 599 {
-				d.wrong(fmt.Sprintf("%s.expect[%d]", path, j), "%q is not a status code, such as 200", e)
-			}
+		d.checkAnswer(path, c)
+	}
+}
+
+// checkFit checks the commands that a passive runs.
+func (d *decoder) checkFit(c *Controller) {
+	names := map[string]bool{}
+	for i, f := range c.Fit {
+		path := fmt.Sprintf("fit[%d]", i)
+		switch {
+		case f.Name == "":
+			d.wrong(path+".name", "it is missing: the name identifies the check in logs and status")
+		case names[f.Name]:
+			d.wrong(path+".name", "%q is the name of another check", f.Name)
 		}
-		if len(c.Expect) > 0 && c.HTTP == "" {
-			d.wrong(path+".expect", "it is of checks by http")
+		names[f.Name] = true
+		d.executable(path+".command", f.Command, c.Run.Dir, c.Run.Env["PATH"])
+		d.positive(path+".interval", f.Interval)
+		d.positive(path+".timeout", f.Timeout)
+	}
+}
+
+// checkAnswer checks what a check expects, and that no key of another kind of check is set.
+func (d *decoder) checkAnswer(path string, c Check) {
+	for j, e := range c.Expect {
+		if n, err := strconv.Atoi(e); err != nil || n < 100 || n > 599 {
+			d.wrong(fmt.Sprintf("%s.expect[%d]", path, j), "%q is not a status code, such as 200", e)
 		}
-		if c.Service != "" && c.GRPC == "" {
-			d.wrong(path+".service", "it is of checks by grpc")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(c.Headers[name]) {
+			d.wrong(path+".headers."+name, "it can't be a header of a request")
+		}
+	}
+	if c.Method == "HEAD" && c.ExpectBody != "" {
+		d.wrong(path+".expect_body", "the response to HEAD has no body")
+	}
+	if c.TLS != nil {
+		d.readable(path+".tls.ca_file", c.TLS.CAFile)
+		d.readable(path+".tls.cert_file", c.TLS.CertFile)
+		d.readable(path+".tls.key_file", c.TLS.KeyFile)
+	}
+	for _, k := range []struct {
+		key, kinds string
+		set, may   bool
+	}{
+		{"method", "http", c.Method != "GET", c.HTTP != ""},
+		{"headers", "http", len(c.Headers) > 0, c.HTTP != ""},
+		{"expect", "http", len(c.Expect) > 0, c.HTTP != ""},
+		{"expect_body", "http", c.ExpectBody != "", c.HTTP != ""},
+		{"service", "grpc", c.Service != "", c.GRPC != ""},
+		{"tls", "https, tcp and grpc", c.TLS != nil, strings.HasPrefix(c.HTTP, "https:") || c.TCP != "" || c.GRPC != ""},
+	} {
+		if k.set && !k.may {
+			d.wrong(path+"."+k.key, "it is of checks by %s", k.kinds)
 		}
 	}
 }
 
+// checkRepository checks the files that only this package reads. Package postgres checks the rest.
 func (d *decoder) checkRepository(r *Repository) {
 	if r.DSNFile == "" {
 		d.wrong("repository.dsn_file", "it is missing: the file holds how the sidecar itself logs in at the repository")
 	}
 	d.readable("repository.dsn_file", r.DSNFile)
-	if r.Role == "" {
-		d.wrong("repository.role", "it is missing: the login role of this controller's program")
-	}
-	if env := r.Secret.Env; env != "" && !envRule.MatchString(env) {
-		d.wrong("repository.secret.env", "%q can't be the name of a variable", env)
-	}
-	if f := r.Secret.Passfile; f != "" && !filepath.IsAbs(f) {
-		d.wrong("repository.secret.passfile", "%q is not an absolute path", f)
-	}
-	d.positive("repository.give_up", r.GiveUp)
-	kinds := 0
-	for _, set := range []bool{r.Secret.Env != "", r.Secret.Passfile != "", r.Secret.File != nil, r.Secret.Gate != nil} {
-		if set {
-			kinds++
-		}
-	}
-	if kinds != 1 {
-		d.wrong("repository.secret", "give exactly one of env, passfile, file, gate: how the program gets its secret")
-	}
-	if f := r.Secret.File; f != nil {
-		d.readable("repository.secret.file.template", f.Template)
-		if f.Template == "" || f.Path == "" {
-			d.wrong("repository.secret.file", "give both template and path")
-		}
-	}
+	d.positive("repository.give_up", r.GiveUp) // a fence without a bound is for programs, not for files
 	if g := r.Secret.Gate; g != nil {
-		if path, unix := strings.CutPrefix(g.Listen, "unix:"); !unix {
-			d.address("repository.secret.gate.listen", g.Listen)
-		} else if !filepath.IsAbs(path) {
-			d.wrong("repository.secret.gate.listen", "%q has no absolute path after unix:", g.Listen)
-		}
 		d.readable("repository.secret.gate.password_file", g.PasswordFile)
-		if g.Listen == "" {
-			d.wrong("repository.secret.gate.listen", "it is missing: where the program connects to, such as 127.0.0.1:6432")
-		}
 	}
 }
 
@@ -553,7 +605,7 @@ func (d *decoder) checkAgent(a *Agent) {
 	d.store(a.Store, a.Etcd, a.Consul)
 	switch {
 	case a.Run == nil && len(a.Agents) == 0:
-		d.wrong("run", "it is missing: run.command says what the agent is")
+		d.wrong("run", "it is missing: run.command starts the agent")
 	case a.Run != nil && len(a.Agents) > 0:
 		d.wrong("agents", "give either run, for one agent, or agents, for many")
 	case a.Run != nil:
@@ -573,22 +625,7 @@ func (d *decoder) checkAgent(a *Agent) {
 			d.checkOnChange(path+".on_change", *one.OnChange)
 		}
 	}
-	d.positive("probe.interval", a.Probe.Interval)
-	d.positive("probe.timeout", a.Probe.Timeout)
-	d.atLeast("probe.fall", a.Probe.Fall, 1)
-	for i, u := range a.Controllers {
-		d.url(fmt.Sprintf("controllers[%d]", i), u)
-	}
-	for i, u := range a.Sidecars {
-		d.url(fmt.Sprintf("sidecars[%d]", i), u)
-	}
-	d.atLeast("retries.count", a.Retries.Count, 0)
-	d.positive("retries.every", a.Retries.Every)
-	// Consul's sessions have 10 s at least; an agent that is gone for longer than minutes should not look alive.
-	if a.PresenceTTL < 10*time.Second || a.PresenceTTL > 10*time.Minute {
-		d.wrong("presence_ttl", "%v is not between 10s and 10m", a.PresenceTTL)
-	}
-	d.address("listen.http", a.Listen.HTTP)
+	d.web(a.Listen, false)
 }
 
 func (d *decoder) checkAgentRun(path string, r AgentRun) {
@@ -603,6 +640,8 @@ func (d *decoder) checkAgentRun(path string, r AgentRun) {
 	d.user(path+".user", r.User)
 	d.output(path+".output", r.Output)
 	d.env(path+".env", r.Env)
+	d.envFrom(path+".env_from", r.EnvFrom)
+	d.oomScore(path+".oom_score_adj", r.OOMScoreAdj)
 	for i, f := range r.Files {
 		p := fmt.Sprintf("%s.files[%d]", path, i)
 		if f.Template == "" || f.Path == "" {
@@ -622,7 +661,7 @@ func (d *decoder) checkOnChange(path string, o OnChange) {
 		d.signal(path+".action", name)
 	case o.Action == "exec":
 		if len(o.Exec) == 0 {
-			d.wrong(path+".exec", "it is missing: the command that tells the agent")
+			d.wrong(path+".exec", "it is missing: the command that notifies the agent")
 		}
 	default:
 		d.among(path+".action", o.Action, "restart", "signal:HUP", "exec")
@@ -633,12 +672,7 @@ func (d *decoder) checkHAProxy(h *HAProxy) {
 	d.name("cluster", h.Cluster)
 	d.store(h.Store, h.Etcd, h.Consul)
 	d.name("name", h.Name)
-	d.atLeast("haproxy.slots", h.HAProxy.Slots, 1)
-	d.positive("haproxy.reconcile", h.HAProxy.Reconcile)
 	d.readable("haproxy.template", h.HAProxy.Template)
-	for i, u := range h.Controllers {
-		d.url(fmt.Sprintf("controllers[%d]", i), u)
-	}
 	names := map[string]bool{h.Cluster: true}
 	for i, v := range h.Clusters {
 		path := fmt.Sprintf("clusters[%d]", i)
@@ -655,12 +689,27 @@ func (d *decoder) checkHAProxy(h *HAProxy) {
 		d.executable(fmt.Sprintf("hooks[%d].command", i), hook.Command, "", "")
 		d.positive(fmt.Sprintf("hooks[%d].timeout", i), hook.Timeout)
 	}
-	d.address("listen.http", h.Listen.HTTP)
+	d.web(h.Listen, false)
 }
 
-// Timing returns the timing that a controller's file asks for.
+func (d *decoder) checkVIP(v *VIP) {
+	d.name("cluster", v.Cluster)
+	d.store(v.Store, v.Etcd, v.Consul)
+	d.name("name", v.Name)
+	if v.Controller == "" {
+		d.wrong("controller", "it is missing: the controller whose address is on this host")
+	} else {
+		d.name("controller", v.Controller)
+	}
+	if len(v.VirtualIP) == 0 {
+		d.wrong("virtual_ip", "it is empty: list the addresses, such as {address: 10.0.0.100/24, interface: eth0}")
+	}
+	d.web(v.Listen, false)
+}
+
+// Timing returns the timing of a controller's file.
 func (c *Controller) Timing() (election.Timing, error) {
-	t, err := Profile(c.Store, c.Lease.Profile)
+	t, err := election.TraitsOf(c.Store).Profile(c.Lease.Profile)
 	if err != nil {
 		return t, err
 	}
@@ -682,7 +731,7 @@ func (c *Controller) Timing() (election.Timing, error) {
 	return t, nil
 }
 
-// FileMode reads a mode such as "0640".
+// FileMode parses a mode such as "0640".
 func FileMode(text string) (os.FileMode, error) {
 	mode, err := strconv.ParseUint(text, 8, 32)
 	if err != nil || mode > 0o777 {

@@ -18,7 +18,7 @@ func TestContract(t *testing.T) {
 }
 
 const contractController = `
-kind: controller                    # beside a controller:  tanist sidecar -c ctl-a.yml
+kind: controller                    # next to a controller:  tanist sidecar -c ctl-a.yml
 cluster: orders
 name: ctl-a                         # default: host name
 priority: 100                       # higher is asked first; no automatic failback
@@ -55,7 +55,7 @@ log: {level: info, format: auto}    # auto | console | json
 `
 
 const contractAgent = `
-kind: agent                         # beside an agent:  tanist agentwatch -c agt-1.yml
+kind: agent                         # next to an agent:  tanist agentwatch -c agt-1.yml
 cluster: orders
 name: agt-1
 store: etcd
@@ -73,7 +73,7 @@ listen: {http: "127.0.0.1:8720"}
 `
 
 const contractHAProxy = `
-kind: haproxy                       # beside HAProxy:  tanist haproxy -c proxy.yml
+kind: haproxy                       # next to HAProxy:  tanist haproxy -c proxy.yml
 cluster: orders
 store: etcd
 etcd: {endpoints: ["http://127.0.0.1:2379"]}

@@ -15,11 +15,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Problem is one thing that is wrong with a configuration.
+// Problem is one problem of a configuration.
 type Problem struct {
 	Where string // file:line:column, or the variable or flag
 	Key   string // dotted path; empty for the document itself
-	What  string // what is wrong, and what to do
+	What  string // the problem, and what to do about it
 
 	line, column int
 }
@@ -31,7 +31,7 @@ func (p Problem) String() string {
 	return p.Where + ": " + p.Key + ": " + p.What
 }
 
-// Problems is everything that is wrong with a configuration. It is an error.
+// Problems is every problem of a configuration. It is an error.
 type Problems []Problem
 
 func (p Problems) Error() string {
@@ -46,14 +46,14 @@ func (p Problems) Error() string {
 	return strings.Join(append(lines, fmt.Sprintf("%d %s", len(p), word)), "\n")
 }
 
-// decoder fills a struct from the syntax tree of a YAML document. It does not use the library's own decoder, because that
-// stops at the first problem.
+// decoder fills a struct from the syntax tree of a YAML document. The library's own decoder would
+// stop at the first problem.
 type decoder struct {
 	file     string
-	away     bool // the file is of another host, as far as anybody knows: this one's files and users are not looked at
+	away     bool // the file may be another host's: do not check this host's files and users
 	problems Problems
 	root     reflect.Type               // of the kind; nil before it is known
-	where    map[string]*token.Position // of every key and item that was read, by path
+	where    map[string]*token.Position // every key and item that was read, by path
 	origin   map[string]string
 	anchors  map[string]ast.Node
 }
@@ -67,24 +67,30 @@ func (d *decoder) problem(at *token.Position, key, format string, args ...any) {
 	d.problems = append(d.problems, p)
 }
 
-// document parses src and returns its one document's mapping, or nil with a problem.
+// placed returns the position and the cause of a YAML syntax error: the library's message begins
+// with "[line:column] ".
+func placed(err error) (*token.Position, string) {
+	message := err.Error()
+	rest, opened := strings.CutPrefix(message, "[")
+	place, text, closed := strings.Cut(rest, "] ")
+	if !opened || !closed {
+		return nil, message
+	}
+	line, column, _ := strings.Cut(place, ":")
+	l, lineErr := strconv.Atoi(line)
+	c, columnErr := strconv.Atoi(column)
+	if lineErr != nil || columnErr != nil {
+		return nil, message
+	}
+	return &token.Position{Line: l, Column: c}, text
+}
+
+// document parses src and returns the mapping of its single document, or nil with a problem.
 func (d *decoder) document(src []byte) ast.Node {
 	src = bytes.TrimPrefix(src, []byte("\ufeff")) // some editors begin a file with it
 	parsed, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		var at *token.Position
-		message := err.Error()
-		// The library knows the place; its message begins with "[line:column] ".
-		if rest, ok := strings.CutPrefix(message, "["); ok {
-			if place, text, ok := strings.Cut(rest, "] "); ok {
-				line, column, _ := strings.Cut(place, ":")
-				l, lerr := strconv.Atoi(line)
-				c, cerr := strconv.Atoi(column)
-				if lerr == nil && cerr == nil {
-					at, message = &token.Position{Line: l, Column: c}, text
-				}
-			}
-		}
+		at, message := placed(err)
 		message, _, _ = strings.Cut(message, "\n")
 		if strings.Contains(message, "'\t'") {
 			message = "a tab can't indent a line: use blanks"
@@ -123,9 +129,9 @@ func position(n ast.Node) *token.Position {
 	return nil
 }
 
-// resolve looks through anchors, aliases and tags.
+// resolve follows anchors, aliases and tags.
 func (d *decoder) resolve(n ast.Node) ast.Node {
-	for range 100 { // an alias can't refer to itself, but a file may try
+	for range 100 { // an alias can't refer to itself, but a file may attempt it
 		switch v := n.(type) {
 		case *ast.AnchorNode:
 			if d.anchors == nil {
@@ -155,7 +161,7 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// kindOf names what a node is, for people.
+// kindOf names the type of a node for people.
 func kindOf(n ast.Node) string {
 	switch n.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
@@ -183,12 +189,12 @@ func pairs(n ast.Node) ([]*ast.MappingValueNode, bool) {
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// decode fills v, which is what the struct says of path, from n.
+// decode fills v, the struct's value at path, from n.
 func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 	n = d.resolve(n)
 	at := position(n)
 	_, isScalar := scalar(n)
-	if _, ok := d.where[path]; !ok || isScalar { // of a list or a mapping, the place of its key says more
+	if _, ok := d.where[path]; !ok || isScalar { // the position of the key is more useful than that of a list or a mapping
 		d.where[path] = at
 	}
 	d.origin[path] = d.file
@@ -215,19 +221,16 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 	case v.Kind() == reflect.Struct:
 		d.mapping(n, v, path)
 	case v.Kind() == reflect.Map:
-		values, ok := pairs(n)
-		if !ok {
-			d.problem(at, path, "%s is not a mapping of names to values", kindOf(n))
+		d.variableMap(n, v, path)
+	case v.Kind() == reflect.Slice:
+		if text, is := scalar(n); is && v.Type() == envFromType {
+			v.Set(reflect.ValueOf(EnvFrom{text}))
 			return
 		}
-		v.Set(reflect.MakeMap(v.Type()))
-		for _, pair := range values {
-			key := keyName(pair)
-			item := reflect.New(v.Type().Elem()).Elem()
-			d.decode(pair.Value, item, join(path, key))
-			v.SetMapIndex(reflect.ValueOf(key), item)
+		if text, is := scalar(n); is && v.Type() == commandType {
+			v.Set(reflect.ValueOf(Command(strings.Fields(text))))
+			return
 		}
-	case v.Kind() == reflect.Slice:
 		list, ok := n.(*ast.SequenceNode)
 		if !ok {
 			hint := ""
@@ -257,6 +260,28 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string) {
 		if err := setScalar(v, text); err != nil {
 			d.problem(at, path, "%v", err)
 		}
+	}
+}
+
+// variableMap fills a mapping of names to values.
+func (d *decoder) variableMap(n ast.Node, v reflect.Value, path string) {
+	values, ok := pairs(n)
+	if !ok {
+		d.problem(position(n), path, "%s is not a mapping of names to values", kindOf(n))
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	seen := map[string]bool{}
+	for _, pair := range values {
+		key := keyName(pair)
+		if seen[key] {
+			d.problem(position(pair.Key), join(path, key), "the key stands here twice")
+			continue
+		}
+		seen[key] = true
+		item := reflect.New(v.Type().Elem()).Elem()
+		d.decode(pair.Value, item, join(path, key))
+		v.SetMapIndex(reflect.ValueOf(key), item)
 	}
 }
 
@@ -291,7 +316,7 @@ func scalar(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// setScalar sets v from text, for files, variables and flags alike.
+// setScalar sets v from text, for files, variables and flags.
 func setScalar(v reflect.Value, text string) error {
 	switch {
 	case v.Type() == durationType:
@@ -322,6 +347,13 @@ func setScalar(v reflect.Value, text string) error {
 		for item := range strings.SplitSeq(text, ",") {
 			if item = strings.TrimSpace(item); item != "" {
 				v.Set(reflect.Append(v, reflect.ValueOf(item).Convert(v.Type().Elem())))
+			}
+		}
+	case v.Kind() == reflect.Slice && v.Type().Elem() == commandType:
+		v.Set(reflect.MakeSlice(v.Type(), 0, 4))
+		for item := range strings.SplitSeq(text, ",") {
+			if command := Command(strings.Fields(item)); len(command) > 0 {
+				v.Set(reflect.Append(v, reflect.ValueOf(command)))
 			}
 		}
 	default:
@@ -358,7 +390,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, path string) {
 
 // fieldOf returns the field of a struct by its YAML key.
 func fieldOf(v reflect.Value, key string) (reflect.Value, bool) {
-	if key == "" { // as fields are that no file has
+	if key == "" { // fields that no file has
 		return reflect.Value{}, false
 	}
 	for f, value := range v.Fields() {
@@ -379,8 +411,8 @@ func keysOf(t reflect.Type) []string {
 	return keys
 }
 
-// suggest returns the key that was probably meant where a struct of type t is: one that is nearly the same, or the
-// same in another place.
+// suggest returns the probably intended key for a struct of type t: a similar one, or the same one
+// in another place.
 func (d *decoder) suggest(key string, t reflect.Type) string {
 	hint := suggest(key, keysOf(t))
 	if !strings.HasPrefix(hint, ";") || d.root == nil {
@@ -398,7 +430,7 @@ func (d *decoder) suggest(key string, t reflect.Type) string {
 	return fmt.Sprintf(" here (did you mean %s?)", strings.Join(elsewhere, " or "))
 }
 
-// allKeys returns the dotted paths of every key of a struct that is not in a list.
+// allKeys returns the dotted paths of a struct's keys that are not in a list.
 func allKeys(t reflect.Type, path string) []string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -416,7 +448,7 @@ func allKeys(t reflect.Type, path string) []string {
 	return all
 }
 
-// suggest returns the key that was probably meant, as part of a message.
+// suggest returns the probably intended key, as part of a message.
 func suggest(key string, known []string) string {
 	best, at := "", 1+max(2, len(key)/3)
 	for _, k := range known {
@@ -430,7 +462,7 @@ func suggest(key string, known []string) string {
 	return fmt.Sprintf(" (did you mean %s?)", best)
 }
 
-// distance is the Levenshtein distance of two keys.
+// distance returns the Levenshtein distance of two keys.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

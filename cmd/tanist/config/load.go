@@ -2,31 +2,34 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/token"
 )
 
-// Loaded is a configuration that has no problem. Exactly one of Controller, Agent and HAProxy is set.
+// Loaded is a configuration without problems. Exactly one of Controller, Agent and HAProxy is set.
 type Loaded struct {
 	Kind       Kind
 	File       string
 	Controller *Controller
 	Agent      *Agent
 	HAProxy    *HAProxy
+	VIP        *VIP
 
-	// Origin tells where a value comes from, by its dotted path: the file, a variable, --set. A path that is not here has its
-	// default.
+	// Origin maps the dotted path of a value to its source: the file, a variable, --set. An absent
+	// path has its default.
 	Origin map[string]string
 
 	places *decoder
 }
 
-// Problems puts what a room found wrong with its part of the configuration into words like Load's: a line of err that begins with a
-// key, as in "haproxy.bind: …", is shown with the place of that key.
+// Problems words another package's errors about its part of the configuration like Load's: a line
+// of err that begins with a key, as in "haproxy.bind: …", gets the position of that key.
 func (l *Loaded) Problems(err error) Problems {
 	d := &decoder{file: l.File, where: l.places.where, origin: l.Origin}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -40,7 +43,7 @@ func (l *Loaded) Problems(err error) Problems {
 	return d.sorted()
 }
 
-// known tells whether a struct has a dotted path.
+// known reports whether a struct has a dotted path.
 func known(t reflect.Type, path string) bool {
 	for key := range strings.SplitSeq(path, ".") {
 		key, _, _ = strings.Cut(key, "[")
@@ -69,23 +72,30 @@ func (l *Loaded) Root() any {
 		return l.Controller
 	case KindAgent:
 		return l.Agent
+	case KindVIP:
+		return l.VIP
 	default:
 		return l.HAProxy
 	}
 }
 
-// Options says what to load.
+// Options configures [Load].
 type Options struct {
 	File string
 	Want Kind // if not empty, the only kind that is accepted
-	// Away is set by who only wants to know from a file where the store is. Files, programs and users that the file names are
-	// then not looked for on this host, but for those that the store itself needs.
+	// Away is set by callers that only need the store's address from a file. Then Load does not
+	// look for the files, programs and users of the file on this host, except those that the store
+	// itself needs.
 	Away bool
 	Set  []string            // "lease.ttl=3s"
 	Env  func(string) string // nil: os.Getenv
+	// Environ lists the set variables, like [os.Environ], to find those that nothing reads. If nil,
+	// it is that of this process, unless Env is set.
+	Environ []string
 }
 
-// Load reads a file, and everything that overrides it. The error is [Problems], or says that the file can't be read.
+// Load reads a file and everything that overrides it. The error is [Problems], or the file is
+// unreadable.
 func Load(o Options) (*Loaded, error) {
 	src, err := os.ReadFile(o.File)
 	if err != nil {
@@ -94,10 +104,13 @@ func Load(o Options) (*Loaded, error) {
 	return Parse(src, o)
 }
 
-// Parse is Load of what has been read already.
+// Parse is Load for content that has been read already.
 func Parse(src []byte, o Options) (*Loaded, error) {
 	if o.Env == nil {
 		o.Env = os.Getenv
+		if o.Environ == nil {
+			o.Environ = os.Environ()
+		}
 	}
 	d := &decoder{file: o.File, away: o.Away, where: map[string]*token.Position{}, origin: map[string]string{}}
 	body := d.document(src)
@@ -128,11 +141,14 @@ func Parse(src []byte, o Options) (*Loaded, error) {
 	case KindHAProxy:
 		l.HAProxy = NewHAProxy()
 		root = reflect.ValueOf(l.HAProxy).Elem()
+	case KindVIP:
+		l.VIP = NewVIP()
+		root = reflect.ValueOf(l.VIP).Elem()
 	case "":
-		d.problem(kindAt, "kind", "it is missing: one of controller, agent, haproxy")
+		d.problem(kindAt, "kind", "it is missing: one of controller, agent, haproxy, vip")
 		return nil, d.sorted()
 	default:
-		d.problem(kindAt, "kind", "%q is not one of controller, agent, haproxy", l.Kind)
+		d.problem(kindAt, "kind", "%q is not one of controller, agent, haproxy, vip", l.Kind)
 		return nil, d.sorted()
 	}
 	if o.Want != "" && l.Kind != o.Want {
@@ -144,6 +160,7 @@ func Parse(src []byte, o Options) (*Loaded, error) {
 	d.native(root, o.Env)
 	d.mapping(body, root, "")
 	d.variables(root, "", o.Env)
+	d.strayVariables(o.Environ)
 	d.flags(root, o.Set)
 	d.oneOf(root, "")
 	switch l.Kind {
@@ -156,6 +173,9 @@ func Parse(src []byte, o Options) (*Loaded, error) {
 	case KindHAProxy:
 		d.own(&l.HAProxy.Etcd, &l.HAProxy.Consul)
 		d.checkHAProxy(l.HAProxy)
+	case KindVIP:
+		d.own(&l.VIP.Etcd, &l.VIP.Consul)
+		d.checkVIP(l.VIP)
 	}
 	if len(d.problems) > 0 {
 		return nil, d.sorted()
@@ -163,8 +183,9 @@ func Parse(src []byte, o Options) (*Loaded, error) {
 	return l, nil
 }
 
-// ForStore returns what an operator's command needs without a file: kind agent with its defaults, the variables of the stores'
-// own tools, and the TANIST_* variables about the store. Only the store's part of it has a meaning.
+// ForStore returns the configuration of an operator's command without a file: kind agent with its
+// defaults, the variables of the stores' own tools, and the TANIST_* variables about the store.
+// Only its store part is meaningful.
 func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 	if env == nil {
 		env = os.Getenv
@@ -194,7 +215,7 @@ func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 	return l, nil
 }
 
-// native takes the variables of the stores' own tools as defaults.
+// native uses the variables of the stores' own tools as defaults.
 func (d *decoder) native(root reflect.Value, env func(string) string) {
 	for _, n := range []struct{ variable, path string }{
 		{"ETCDCTL_ENDPOINTS", "etcd.endpoints"},
@@ -211,7 +232,7 @@ func (d *decoder) native(root reflect.Value, env func(string) string) {
 			d.override(root, n.path, text, "$"+n.variable)
 		}
 	}
-	// These say more than one thing, or are secrets.
+	// These combine several values, or are secrets.
 	if name, password, has := strings.Cut(env("ETCDCTL_USER"), ":"); name != "" {
 		d.override(root, "etcd.username", name, "$ETCDCTL_USER")
 		if has {
@@ -236,12 +257,12 @@ func (d *decoder) native(root reflect.Value, env func(string) string) {
 	}
 }
 
-// secret keeps a secret of the environment, in a field that no file can set.
+// secret keeps a secret from the environment, in a field that no file can set.
 func (d *decoder) secret(root reflect.Value, store, field, value string) {
 	root.FieldByName(store).FieldByName(field).SetString(value)
 }
 
-// own drops the secrets of the environment where the file has its own: a password belongs to its user.
+// own drops the environment's secrets if the file has its own: a password belongs to its user.
 func (d *decoder) own(etcd *Etcd, consul *Consul) {
 	if etcd.PasswordFile != "" || (d.origin["etcd.username"] == d.file && d.file != "") {
 		etcd.Password = ""
@@ -251,7 +272,7 @@ func (d *decoder) own(etcd *Etcd, consul *Consul) {
 	}
 }
 
-// variables takes TANIST_* variables: every scalar, and every list of texts, of the struct has one.
+// variables applies TANIST_* variables: every scalar and every list of texts of the struct has one.
 func (d *decoder) variables(v reflect.Value, path string, env func(string) string) {
 	for f, value := range v.Fields() {
 		key := f.Tag.Get("yaml")
@@ -267,8 +288,8 @@ func (d *decoder) variables(v reflect.Value, path string, env func(string) strin
 				d.variables(value.Elem(), p, env)
 			}
 		case path == "" && key == "name", path == "" && key == "cluster":
-			// A hook or a controller that starts another sidecar has TANIST_NAME and TANIST_CLUSTER of its own; they describe it,
-			// and do not configure anybody.
+			// A hook or a controller that starts another sidecar has its own TANIST_NAME and
+			// TANIST_CLUSTER. They describe it and configure nothing.
 		default:
 			variable := "TANIST_" + strings.ToUpper(strings.ReplaceAll(p, ".", "_"))
 			if text := env(variable); text != "" {
@@ -278,7 +299,54 @@ func (d *decoder) variables(v reflect.Value, path string, env func(string) strin
 	}
 }
 
-// flags takes --set path=value.
+// strayVariables reports variables with our prefix that no kind of configuration has: most likely a
+// name is misspelled, and the intended value has no effect.
+func (d *decoder) strayVariables(environ []string) {
+	known, sections := map[string]bool{}, map[string]bool{}
+	for _, root := range []any{NewController(), NewAgent(), NewHAProxy(), NewVIP()} {
+		variablesOf(reflect.TypeOf(root).Elem(), "", known, sections)
+	}
+	names := slices.Sorted(maps.Keys(known))
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		rest, ours := strings.CutPrefix(name, "TANIST_")
+		if !ours || known[name] {
+			continue
+		}
+		section, _, _ := strings.Cut(rest, "_")
+		near := suggest(name, names)
+		misspelt := sections[section] && section != rest && !strings.HasPrefix(near, ";")
+		if !misspelt && !slices.ContainsFunc(names, func(k string) bool { return len(rest) >= 7 && distance(name, k) <= 2 }) {
+			continue // the program's own, perhaps: there it must be nearly a key's name
+		}
+		d.problems = append(d.problems, Problem{Where: "$" + name, Key: "", What: "no key has this variable" + near})
+	}
+}
+
+// variablesOf collects the variables of a struct's keys and the names of its sections.
+func variablesOf(t reflect.Type, path string, known, sections map[string]bool) {
+	for f := range t.Fields() {
+		key := f.Tag.Get("yaml")
+		if key == "" {
+			continue
+		}
+		of := f.Type
+		if of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		p := join(path, key)
+		variable := strings.ToUpper(strings.ReplaceAll(p, ".", "_"))
+		known["TANIST_"+variable] = true
+		if of.Kind() == reflect.Struct && of != durationType {
+			if path == "" {
+				sections[variable] = true
+			}
+			variablesOf(of, p, known, sections)
+		}
+	}
+}
+
+// flags applies --set path=value.
 func (d *decoder) flags(root reflect.Value, sets []string) {
 	for _, set := range sets {
 		path, text, ok := strings.Cut(set, "=")
@@ -295,7 +363,7 @@ func (d *decoder) override(v reflect.Value, path, text, origin string) {
 	d.overrideAt(v, path, path, text, origin)
 }
 
-// overrideAt sets the value at a dotted path below v, which is called full from the root.
+// overrideAt sets the value at a dotted path below v, whose path from the root is full.
 func (d *decoder) overrideAt(v reflect.Value, path, full, text, origin string) {
 	for {
 		key, rest, more := strings.Cut(path, ".")

@@ -14,35 +14,37 @@ import (
 //go:embed reference
 var references embed.FS
 
-// Reference returns the annotated configuration file of a kind: every key, with its default where it has one.
+// Reference returns the annotated configuration file of a kind: every key, with its default where
+// it has one.
 func Reference(kind Kind) (string, error) {
 	b, err := references.ReadFile("reference/" + string(kind) + ".yml")
 	if err != nil || !slices.Contains(Kinds(), kind) {
-		return "", fmt.Errorf("%q is not a kind: one of controller, agent, haproxy", kind)
+		return "", fmt.Errorf("%q is not a kind: one of controller, agent, haproxy, vip", kind)
 	}
 	return string(b), nil
 }
 
-// Value is one value that is in force.
+// Value is one value in force.
 type Value struct {
 	Path   string
 	Text   string
 	Origin string
 }
 
-// hides tells whether a variable for the program is to be shown. Secrets belong into files, but a program may want one there.
+// hides reports whether to hide a program's variable. Secrets belong in files, but a program may
+// want one in a variable.
 func hides(name string) bool {
 	name = strings.ToUpper(name)
 	return slices.ContainsFunc([]string{"PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "DSN"}, func(word string) bool { return strings.Contains(name, word) })
 }
 
-// Values returns every value in force, in the order of the reference. Tanist's own secrets are in files; of the program's
-// variables, those that look like secrets are shown as "***".
+// Values returns every value in force, in the order of the reference. Tanist's own secrets are in
+// files; program variables that look like secrets appear as "***".
 func (l *Loaded) Values() []Value {
 	var all []Value
 	add := func(path, text string) {
 		origin, ok := l.Origin[path]
-		for at := path; !ok && at != ""; { // an item of a list is from where the list is from
+		for at := path; !ok && at != ""; { // an item has the source of its list
 			cut := strings.LastIndexAny(at, "[.")
 			if cut < 0 {
 				break
@@ -98,7 +100,62 @@ func (l *Loaded) Values() []Value {
 		}
 	}
 	walk(reflect.ValueOf(l.Root()).Elem(), "")
+	if l.Kind == KindController {
+		l.Controller.fromProfile(all)
+	}
 	return all
+}
+
+// fromProfile replaces what nobody set about the lease by what the profile gives, which is in
+// force.
+func (c *Controller) fromProfile(all []Value) {
+	timing, err := c.Timing()
+	if err != nil {
+		return // no such profile: there is nothing to take from
+	}
+	times := map[string]time.Duration{
+		"lease.ttl": timing.TTL, "lease.validity": timing.Validity, "lease.renew_every": timing.RenewEvery, "lease.stop_budget": timing.StopBudget,
+		"lease.silence": timing.Silence,
+	}
+	for i, v := range all {
+		if d, ok := times[v.Path]; ok && v.Text == "0s" {
+			all[i].Text, all[i].Origin = d.String(), "profile "+timing.Profile
+		}
+		if v.Path == "lease.leader_change" && timing.LeaderChange && !c.Lease.LeaderChange {
+			all[i].Text, all[i].Origin = "true", "profile "+timing.Profile
+		}
+	}
+}
+
+// Changed returns the paths whose values differ between two configurations of a kind, in the order
+// of the reference.
+func Changed(old, now *Loaded) []string {
+	before := map[string]string{}
+	for _, v := range old.Values() {
+		before[v.Path] = v.Text
+	}
+	var changed []string
+	for _, v := range now.Values() {
+		if text, was := before[v.Path]; !was || text != v.Text {
+			changed = append(changed, v.Path)
+		}
+		delete(before, v.Path)
+	}
+	return append(changed, slices.Sorted(maps.Keys(before))...)
+}
+
+// LogLevel returns the log level, for any kind of configuration.
+func (l *Loaded) LogLevel() string {
+	switch l.Kind {
+	case KindController:
+		return l.Controller.Log.Level
+	case KindAgent:
+		return l.Agent.Log.Level
+	case KindVIP:
+		return l.VIP.Log.Level
+	default:
+		return l.HAProxy.Log.Level
+	}
 }
 
 // Schema returns the JSON Schema (2020-12) of a kind.
@@ -111,8 +168,10 @@ func Schema(kind Kind) (map[string]any, error) {
 		root = NewAgent()
 	case KindHAProxy:
 		root = NewHAProxy()
+	case KindVIP:
+		root = NewVIP()
 	default:
-		return nil, fmt.Errorf("%q is not a kind: one of controller, agent, haproxy", kind)
+		return nil, fmt.Errorf("%q is not a kind: one of controller, agent, haproxy, vip", kind)
 	}
 	reference, err := Reference(kind)
 	if err != nil {
@@ -156,6 +215,12 @@ func schemaOf(v reflect.Value) map[string]any {
 			properties[key] = of
 		}
 		return map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
+	case t == envFromType:
+		name := map[string]any{"type": "string", "pattern": envRule.String()}
+		return map[string]any{"anyOf": []any{map[string]any{"enum": []string{"all", "none"}}, map[string]any{"type": "array", "items": name}}, "default": "all"}
+	case t == commandType:
+		text := map[string]any{"type": "string"}
+		return map[string]any{"anyOf": []any{map[string]any{"type": "array", "items": text}, text}}
 	case t.Kind() == reflect.Slice:
 		return map[string]any{"type": "array", "items": schemaOf(fresh(t.Elem()))}
 	case t.Kind() == reflect.Map:
@@ -173,7 +238,8 @@ func schemaOf(v reflect.Value) map[string]any {
 	}
 }
 
-// comments returns the comments at the ends of a reference's lines, by the dotted path of the key in their line.
+// comments returns the trailing comments of a reference by the dotted path of the key on their
+// line.
 func comments(reference string) map[string]string {
 	all := map[string]string{}
 	var path []string

@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// TestImpossibleTimings: every inequality that the promises rest on is refused with its numbers and a way out, at its key.
+// TestImpossibleTimings: every inequality that the guarantees rest on is refused with its numbers and
+// a way out, at its key.
 func TestImpossibleTimings(t *testing.T) {
 	for _, tc := range []struct{ name, store, lease, want string }{
 		{
-			"a TTL that etcd can't do", "etcd", "{ttl: 1s, validity: 500ms, renew_every: 100ms, stop_budget: 100ms, leader_change: true}",
+			"a TTL that etcd can't do", "etcd", "{ttl: 1s, validity: 500ms, renew_every: 100ms, stop_budget: 150ms, leader_change: true}",
 			"lease.ttl 1s is below the 2s that etcd can do: raise ttl",
 		},
 		{
@@ -23,12 +24,12 @@ func TestImpossibleTimings(t *testing.T) {
 			"lease.validity 4s, with 2 % clock drift and 50ms slack, is 4.13s and outlives lease.ttl 4s: lower validity or raise ttl",
 		},
 		{
-			"the passive may believe in a silence that is none", "etcd", "{profile: fast, silence: 600ms}",
+			"the passive may see a silence without a reason", "etcd", "{profile: fast, silence: 600ms}",
 			"lease.validity 600ms, with 2 % clock drift and 50ms slack, is 662ms and outlives lease.silence 600ms: lower validity or raise silence",
 		},
 		{
 			"no time to stop", "etcd", "{stop_budget: 50ms}",
-			"lease.stop_budget 50ms is too short to stop and confirm a process tree: make it at least 100ms",
+			"lease.stop_budget 50ms is too short to stop and confirm a process tree: make it at least 150ms",
 		},
 		{
 			"the stop begins before the lease", "etcd", "{stop_budget: 4s, leader_change: true}",
@@ -87,7 +88,8 @@ func TestTwoTimings(t *testing.T) {
 	}
 }
 
-// TestAnchors: YAML's own ways of saying something once are understood; merge keys are not, and that is told.
+// TestAnchors: YAML's own ways of saying something once are understood; merge keys are not, and
+// that is told.
 func TestAnchors(t *testing.T) {
 	l, err := Parse([]byte(`kind: controller
 cluster: &name orders

@@ -4,9 +4,15 @@ import (
 	"os"
 	"reflect"
 	"time"
+
+	"github.com/tanist/tanist/agentwatch"
+	consulstore "github.com/tanist/tanist/backends/consul"
+	etcdstore "github.com/tanist/tanist/backends/etcd"
+	"github.com/tanist/tanist/haproxy"
+	"github.com/tanist/tanist/postgres"
 )
 
-// Kind says what a file configures.
+// Kind is the process that a file configures.
 type Kind string
 
 // The kinds.
@@ -14,14 +20,16 @@ const (
 	KindController Kind = "controller" // tanist sidecar
 	KindAgent      Kind = "agent"      // tanist agentwatch
 	KindHAProxy    Kind = "haproxy"    // tanist haproxy
+	KindVIP        Kind = "vip"        // tanist vip
 )
 
-// Kinds are all of them.
-func Kinds() []Kind { return []Kind{KindController, KindAgent, KindHAProxy} }
+// Kinds lists all kinds.
+func Kinds() []Kind { return []Kind{KindController, KindAgent, KindHAProxy, KindVIP} }
 
-// The keys of a file are the yaml tags of the fields. A tag one lists the only values that a text may have.
+// The yaml tags of the fields are the keys of a file. The tag one lists the only values that a text
+// may have.
 
-// Etcd is an etcd cluster.
+// Etcd locates an etcd cluster.
 type Etcd struct {
 	Endpoints    []string `yaml:"endpoints"`
 	Prefix       string   `yaml:"prefix"`
@@ -29,11 +37,11 @@ type Etcd struct {
 	PasswordFile string   `yaml:"password_file"`
 	TLS          TLS      `yaml:"tls"`
 
-	// Password is that of $ETCDCTL_USER or $ETCDCTL_PASSWORD; no file has it.
+	// Password comes from $ETCDCTL_USER or $ETCDCTL_PASSWORD; no file has it.
 	Password Hidden
 }
 
-// Consul is a Consul agent.
+// Consul locates a Consul agent.
 type Consul struct {
 	Address    string        `yaml:"address"`
 	Others     []string      `yaml:"others"`
@@ -42,11 +50,11 @@ type Consul struct {
 	TLS        TLS           `yaml:"tls"`
 	Service    ConsulService `yaml:"service"`
 
-	// Token is that of $CONSUL_HTTP_TOKEN; no file has it.
+	// Token comes from $CONSUL_HTTP_TOKEN; no file has it.
 	Token Hidden
 }
 
-// Hidden is a text that is never printed: every way of printing it gives "***".
+// Hidden is a text that prints as "***" in every format.
 type Hidden string
 
 // String implements [fmt.Stringer].
@@ -58,15 +66,15 @@ func (Hidden) GoString() string { return "***" }
 // MarshalText implements [encoding.TextMarshaler].
 func (Hidden) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
-// ConsulService is what the active is registered as.
+// ConsulService is the registration of the active.
 type ConsulService struct {
 	Name    string `yaml:"name"`
 	Connect bool   `yaml:"connect"`
-	// ProxyPort is where the Connect proxy beside the active listens; 0: 21000.
+	// ProxyPort is the port of the Connect proxy next to the active; 0: 21000.
 	ProxyPort int `yaml:"proxy_port"`
 }
 
-// TLS says who is trusted and who we are.
+// TLS configures trust and our own certificate.
 type TLS struct {
 	CAFile     string `yaml:"ca_file"`
 	CertFile   string `yaml:"cert_file"`
@@ -74,7 +82,7 @@ type TLS struct {
 	ServerName string `yaml:"server_name"`
 }
 
-// Log says how to log.
+// Log configures logging.
 type Log struct {
 	Level  string `yaml:"level" one:"trace debug info warn error"`
 	Format string `yaml:"format" one:"auto console json"`
@@ -95,9 +103,11 @@ type Controller struct {
 	Failsafe    Failsafe      `yaml:"failsafe"`
 	Run         Run           `yaml:"run"`
 	Health      Health        `yaml:"health"`
+	Fit         []FitCheck    `yaml:"fit"`
 	Repository  *Repository   `yaml:"repository"`
 	YieldWait   time.Duration `yaml:"yield_wait"`
 	Interval    time.Duration `yaml:"failover_interval"`
+	VirtualIP   []VirtualIP   `yaml:"virtual_ip"`
 	Hooks       Hooks         `yaml:"hooks"`
 	Listen      Listen        `yaml:"listen"`
 	StateDir    string        `yaml:"state_dir"`
@@ -105,7 +115,8 @@ type Controller struct {
 	Log         Log           `yaml:"log"`
 }
 
-// Lease is the timing of the lease: a profile, and what differs from it. A zero duration is the profile's.
+// Lease is the timing of the lease: a profile, and the differences from it. A zero duration means
+// the profile's.
 type Lease struct {
 	Profile      string        `yaml:"profile" one:"default fast"`
 	TTL          time.Duration `yaml:"ttl"`
@@ -116,7 +127,7 @@ type Lease struct {
 	LeaderChange bool          `yaml:"leader_change"`
 }
 
-// Failsafe is how sidecars ask each other while the store is away.
+// Failsafe configures how sidecars ask each other while the store is away.
 type Failsafe struct {
 	SecretFile string        `yaml:"secret_file"`
 	Timeout    time.Duration `yaml:"timeout"`
@@ -133,15 +144,27 @@ type Run struct {
 	Unit         string            `yaml:"unit"`
 	EnvFile      string            `yaml:"env_file"`
 	Env          map[string]string `yaml:"env"`
+	EnvFrom      EnvFrom           `yaml:"env_from"`
+	NoNewPrivs   bool              `yaml:"no_new_privs"`
+	OOMScoreAdj  int               `yaml:"oom_score_adj"`
 	Dir          string            `yaml:"dir"`
 	User         string            `yaml:"user"`
+	Migrate      Migrate           `yaml:"migrate"`
 	URL          string            `yaml:"url"`
+	URLs         map[string]string `yaml:"urls"`
 	StartTimeout time.Duration     `yaml:"start_timeout"`
 	StopSignal   string            `yaml:"stop_signal"`
 	StopTimeout  time.Duration     `yaml:"stop_timeout"`
+	KillTimeout  time.Duration     `yaml:"kill_timeout"`
 	Drain        time.Duration     `yaml:"drain"`
 	Restart      Restart           `yaml:"restart"`
 	Output       string            `yaml:"output"`
+}
+
+// Migrate is a command that runs once per term, before the first start of the controller.
+type Migrate struct {
+	Command []string      `yaml:"command"`
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 // Restart is the budget of restarts in place.
@@ -150,7 +173,7 @@ type Restart struct {
 	Within time.Duration `yaml:"within"`
 }
 
-// Health is how the controller is checked.
+// Health configures the controller's health checks.
 type Health struct {
 	Interval time.Duration `yaml:"interval"`
 	Timeout  time.Duration `yaml:"timeout"`
@@ -161,17 +184,38 @@ type Health struct {
 
 // Check is one check; exactly one of the kinds is set.
 type Check struct {
-	Name     string   `yaml:"name"`
-	HTTP     string   `yaml:"http"`
-	Expect   []string `yaml:"expect"`
-	TCP      string   `yaml:"tcp"`
-	Exec     []string `yaml:"exec"`
-	GRPC     string   `yaml:"grpc"`
-	Service  string   `yaml:"service"`
-	Postgres string   `yaml:"postgres"`
+	Name       string            `yaml:"name"`
+	HTTP       string            `yaml:"http"`
+	Method     string            `yaml:"method" one:"GET HEAD POST OPTIONS"`
+	Headers    map[string]string `yaml:"headers"`
+	Expect     []string          `yaml:"expect"`
+	ExpectBody string            `yaml:"expect_body"`
+	TLS        *CheckTLS         `yaml:"tls"`
+	TCP        string            `yaml:"tcp"`
+	Exec       []string          `yaml:"exec"`
+	GRPC       string            `yaml:"grpc"`
+	Service    string            `yaml:"service"`
+	Postgres   string            `yaml:"postgres"`
 }
 
-// Repository is the metadata repository and its fence.
+// CheckTLS configures how a check verifies the program's certificate.
+type CheckTLS struct {
+	CAFile     string `yaml:"ca_file"`
+	CertFile   string `yaml:"cert_file"`
+	KeyFile    string `yaml:"key_file"`
+	ServerName string `yaml:"server_name"`
+	Insecure   bool   `yaml:"insecure_skip_verify"`
+}
+
+// FitCheck is a command that a passive runs to find out whether its controller could be started.
+type FitCheck struct {
+	Name     string        `yaml:"name"`
+	Command  []string      `yaml:"command"`
+	Interval time.Duration `yaml:"interval"`
+	Timeout  time.Duration `yaml:"timeout"`
+}
+
+// Repository configures the metadata repository and its fence.
 type Repository struct {
 	DSNFile string        `yaml:"dsn_file"`
 	Role    string        `yaml:"role"`
@@ -179,7 +223,7 @@ type Repository struct {
 	GiveUp  time.Duration `yaml:"give_up"`
 }
 
-// Secret says how the program gets the secret of its term; exactly one is set.
+// Secret selects how the program receives the secret of its term; exactly one field is set.
 type Secret struct {
 	Env      string      `yaml:"env"`
 	Passfile string      `yaml:"passfile"`
@@ -193,36 +237,52 @@ type SecretFile struct {
 	Path     string `yaml:"path"`
 }
 
-// Gate is a listener that logs in for the program.
+// Gate configures a listener that logs in for the program.
 type Gate struct {
 	Listen       string `yaml:"listen"`
 	PasswordFile string `yaml:"password_file"`
 }
 
+// VirtualIP is an address that follows the active.
+type VirtualIP struct {
+	Address   string `yaml:"address"`
+	Interface string `yaml:"interface"`
+}
+
 // Hooks are commands to run at events.
 type Hooks struct {
-	OnActive  []string `yaml:"on_active"`
-	OnPassive []string `yaml:"on_passive"`
-	OnStop    []string `yaml:"on_stop_failure"`
-	PreStart  []string `yaml:"pre_start"`
+	OnActive  []Command `yaml:"on_active"`
+	OnPassive []Command `yaml:"on_passive"`
+	OnStop    []Command `yaml:"on_stop_failure"`
+	PreStart  []Command `yaml:"pre_start"`
 }
 
-// Commands returns the commands of each event.
-func (h Hooks) Commands() map[string][]string {
-	return map[string][]string{"on_active": h.OnActive, "on_passive": h.OnPassive, "pre_start": h.PreStart, "on_stop_failure": h.OnStop}
+// Command is a program and its arguments. A file may also have it as one text, which is split at
+// blanks.
+type Command []string
+
+var commandType = reflect.TypeFor[Command]()
+
+// Commands returns the commands by event.
+func (h Hooks) Commands() map[string][]Command {
+	return map[string][]Command{"on_active": h.OnActive, "on_passive": h.OnPassive, "pre_start": h.PreStart, "on_stop_failure": h.OnStop}
 }
 
-// Listen is where a process answers.
+// Listen configures the addresses of a process's interfaces.
 type Listen struct {
 	HTTP       string `yaml:"http"`
 	AgentCheck string `yaml:"agent_check"`
 	Admin      string `yaml:"admin"`
 	Advertise  string `yaml:"advertise"`
+	SecretFile string `yaml:"secret_file"`
+	Open       string `yaml:"open"`
 }
 
-// Web is where a process answers that has nothing but its REST interface.
+// Web configures the address of a process that has only a REST interface.
 type Web struct {
-	HTTP string `yaml:"http"`
+	HTTP       string `yaml:"http"`
+	SecretFile string `yaml:"secret_file"`
+	Open       string `yaml:"open"`
 }
 
 // Agent is kind agent.
@@ -239,6 +299,7 @@ type Agent struct {
 	Probe       Probe         `yaml:"probe"`
 	Controllers []string      `yaml:"controllers"`
 	Sidecars    []string      `yaml:"sidecars"`
+	Failsafe    AgentFailsafe `yaml:"failsafe"`
 	Retries     Retries       `yaml:"retries"`
 	StopOnNone  bool          `yaml:"stop_on_vacancy"`
 	StateFile   string        `yaml:"state_file"`
@@ -248,17 +309,25 @@ type Agent struct {
 	Log         Log           `yaml:"log"`
 }
 
-// OneOf is one of many agents of one agentwatch.
+// AgentFailsafe configures how sidecars are asked while the store is away.
+type AgentFailsafe struct {
+	SecretFile string `yaml:"secret_file"`
+}
+
+// OneOf is one of several agents of one agentwatch.
 type OneOf struct {
 	Name     string    `yaml:"name"`
 	Run      AgentRun  `yaml:"run"`
 	OnChange *OnChange `yaml:"on_change"`
 }
 
-// AgentRun is an agent's process.
+// AgentRun configures an agent's process.
 type AgentRun struct {
 	Command     []string          `yaml:"command"`
 	Env         map[string]string `yaml:"env"`
+	EnvFrom     EnvFrom           `yaml:"env_from"`
+	NoNewPrivs  bool              `yaml:"no_new_privs"`
+	OOMScoreAdj int               `yaml:"oom_score_adj"`
 	Dir         string            `yaml:"dir"`
 	User        string            `yaml:"user"`
 	Files       []File            `yaml:"files"`
@@ -277,7 +346,7 @@ type File struct {
 	Validate []string `yaml:"validate"`
 }
 
-// OnChange says how a running agent learns of a new active.
+// OnChange configures how a running agent learns of a new active.
 type OnChange struct {
 	Action      string        `yaml:"action"`
 	Exec        []string      `yaml:"exec"`
@@ -285,14 +354,14 @@ type OnChange struct {
 	Splay       time.Duration `yaml:"splay"`
 }
 
-// Probe is the agentwatch's own look at the startup port.
+// Probe configures the agentwatch's own probe of the startup ports.
 type Probe struct {
 	Interval time.Duration `yaml:"interval"`
 	Timeout  time.Duration `yaml:"timeout"`
 	Fall     int           `yaml:"fall"`
 }
 
-// Retries is how long to try when no controller can be reached.
+// Retries configures how long to retry when no controller is reachable.
 type Retries struct {
 	Count int           `yaml:"count"`
 	Every time.Duration `yaml:"every"`
@@ -314,10 +383,12 @@ type HAProxy struct {
 	Log         Log            `yaml:"log"`
 }
 
-// HAProxyProcess is the HAProxy that is driven.
+// HAProxyProcess configures the HAProxy that Tanist controls.
 type HAProxyProcess struct {
 	Template     string        `yaml:"template"`
 	Config       string        `yaml:"config"`
+	Files        []string      `yaml:"files"`
+	Overwrite    bool          `yaml:"overwrite"`
 	Bind         string        `yaml:"bind"`
 	Mode         string        `yaml:"mode" one:"http tcp"`
 	Check        string        `yaml:"check" one:"tcp active none"`
@@ -335,7 +406,7 @@ type HAProxyProcess struct {
 	Reconcile    time.Duration `yaml:"reconcile"`
 }
 
-// Virtual is one more cluster in the same HAProxy.
+// Virtual is an additional cluster of the same HAProxy.
 type Virtual struct {
 	Cluster      string        `yaml:"cluster"`
 	Controllers  []string      `yaml:"controllers"`
@@ -346,15 +417,30 @@ type Virtual struct {
 	Slots        int           `yaml:"slots"`
 }
 
-// ProxyHook is a command that is told of every change of the active.
+// ProxyHook is a command that runs at every change of the active.
 type ProxyHook struct {
 	Command []string      `yaml:"command"`
 	Timeout time.Duration `yaml:"timeout"`
 }
 
+// VIP is kind vip.
+type VIP struct {
+	Kind       string      `yaml:"kind"`
+	Cluster    string      `yaml:"cluster"`
+	Name       string      `yaml:"name"`
+	Controller string      `yaml:"controller"`
+	Store      string      `yaml:"store" one:"etcd consul"`
+	Etcd       Etcd        `yaml:"etcd"`
+	Consul     Consul      `yaml:"consul"`
+	VirtualIP  []VirtualIP `yaml:"virtual_ip"`
+	StateDir   string      `yaml:"state_dir"`
+	Listen     Web         `yaml:"listen"`
+	Log        Log         `yaml:"log"`
+}
+
 func storeDefaults() (Etcd, Consul) {
-	return Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/tanist"},
-		Consul{Address: "http://127.0.0.1:8500", Service: ConsulService{ProxyPort: 21000}}
+	return Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: etcdstore.DefaultPrefix},
+		Consul{Address: consulstore.DefaultAddress, Service: ConsulService{ProxyPort: 21000}}
 }
 
 // NewController returns the defaults of kind controller. The name is the host's.
@@ -364,8 +450,9 @@ func NewController() *Controller {
 		Kind: string(KindController), Name: hostName(), Priority: 100, Store: "etcd", Etcd: etcd, Consul: consul,
 		Lease: Lease{Profile: "default"}, OnStoreLoss: "stop", Failsafe: Failsafe{Timeout: time.Second},
 		Run: Run{
-			Driver: "exec", StartTimeout: 30 * time.Second, StopSignal: "TERM", StopTimeout: 10 * time.Second, Drain: 25 * time.Millisecond,
-			Restart: Restart{Within: time.Minute}, Output: "inherit",
+			EnvFrom: EnvFrom{"all"}, NoNewPrivs: true,
+			Driver: "exec", StartTimeout: 30 * time.Second, StopSignal: "TERM", StopTimeout: 10 * time.Second, KillTimeout: 3 * time.Second, Drain: 25 * time.Millisecond,
+			Migrate: Migrate{Timeout: 5 * time.Minute}, Restart: Restart{Within: time.Minute}, Output: "inherit",
 		},
 		Health:    Health{Interval: time.Second, Timeout: 800 * time.Millisecond, Rise: 1, Fall: 3},
 		YieldWait: 30 * time.Second,
@@ -377,43 +464,57 @@ func NewController() *Controller {
 }
 
 // NewRepository returns the defaults of a controller's repository, if it has one.
-func NewRepository() Repository { return Repository{GiveUp: 30 * time.Second} }
+func NewRepository() Repository { return Repository{GiveUp: postgres.DefaultGiveUp} }
 
 // NewAgent returns the defaults of kind agent.
 func NewAgent() *Agent {
 	etcd, consul := storeDefaults()
+	watch := agentwatch.Defaults()
 	return &Agent{
 		Kind: string(KindAgent), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
-		OnChange: NewOnChange(), Probe: Probe{Interval: time.Second, Timeout: 800 * time.Millisecond, Fall: 3},
-		Retries: Retries{Count: 10, Every: 2 * time.Second}, Presence: true, PresenceTTL: 20 * time.Second, Listen: Web{HTTP: "127.0.0.1:8720"},
+		OnChange: NewOnChange(), Probe: Probe(watch.Probe),
+		Retries: Retries(watch.Retries), Presence: true, PresenceTTL: watch.PresenceTTL, Listen: Web{HTTP: "127.0.0.1:8720"},
 		Log: Log{Level: "info", Format: "auto"},
 	}
 }
 
 // NewAgentRun returns the defaults of an agent's process.
 func NewAgentRun() AgentRun {
-	return AgentRun{StopSignal: "TERM", StopTimeout: 5 * time.Second, Output: "inherit"}
+	return AgentRun{EnvFrom: EnvFrom{"all"}, NoNewPrivs: true, StopSignal: "TERM", StopTimeout: agentwatch.AgentDefaults().StopTimeout, Output: "inherit"}
 }
 
-// NewOnChange returns the defaults of what is done at a change.
-func NewOnChange() OnChange { return OnChange{Action: "restart", ExecTimeout: 10 * time.Second} }
+// NewOnChange returns the defaults of the reaction to a change.
+func NewOnChange() OnChange {
+	change := agentwatch.AgentDefaults().OnChange
+	return OnChange{Action: change.Action, ExecTimeout: change.ExecTimeout}
+}
 
 // NewHAProxy returns the defaults of kind haproxy.
 func NewHAProxy() *HAProxy {
 	etcd, consul := storeDefaults()
+	proxy, cluster := haproxy.Defaults(), haproxy.ClusterDefaults()
 	return &HAProxy{
 		Kind: string(KindHAProxy), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
 		HAProxy: HAProxyProcess{
-			Config: "/etc/haproxy/haproxy.cfg", Bind: ":8080", Mode: "http", Check: "tcp", Slots: 3,
-			AdminSocket: "/run/haproxy/admin.sock", MasterSocket: "/run/haproxy/master.sock", SocketMode: "600",
-			Binary: "haproxy", Reconcile: 2 * time.Second,
+			Config: "/etc/haproxy/haproxy.cfg", Bind: ":8080", Mode: cluster.Mode, Check: cluster.Check, Slots: cluster.Slots,
+			AdminSocket: "/run/haproxy/admin.sock", MasterSocket: "/run/haproxy/master.sock", SocketMode: proxy.SocketMode,
+			Binary: proxy.Binary, Reconcile: proxy.Reconcile,
 		},
 		Listen: Web{HTTP: "127.0.0.1:8730"},
 		Log:    Log{Level: "info", Format: "auto"},
 	}
 }
 
-// fresh returns a value of a type that stands in a list or may be left out, with its defaults.
+// NewVIP returns the defaults of kind vip.
+func NewVIP() *VIP {
+	etcd, consul := storeDefaults()
+	return &VIP{
+		Kind: string(KindVIP), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
+		StateDir: "/run/tanist", Listen: Web{HTTP: "127.0.0.1:8740"}, Log: Log{Level: "info", Format: "auto"},
+	}
+}
+
+// fresh returns a value, with its defaults, of a type that is optional or a list item.
 func fresh(t reflect.Type) reflect.Value {
 	switch t {
 	case reflect.TypeFor[Repository]():
@@ -424,12 +525,17 @@ func fresh(t reflect.Type) reflect.Value {
 		return reflect.ValueOf(NewOnChange())
 	case reflect.TypeFor[OneOf]():
 		return reflect.ValueOf(OneOf{Run: NewAgentRun()})
+	case reflect.TypeFor[Check]():
+		return reflect.ValueOf(Check{Method: "GET"})
+	case reflect.TypeFor[FitCheck]():
+		return reflect.ValueOf(FitCheck{Interval: 30 * time.Second, Timeout: 10 * time.Second})
 	case reflect.TypeFor[File]():
 		return reflect.ValueOf(File{Mode: "0640"})
 	case reflect.TypeFor[Virtual]():
-		return reflect.ValueOf(Virtual{Mode: "http", Check: "tcp", Slots: 3})
+		d := haproxy.ClusterDefaults()
+		return reflect.ValueOf(Virtual{Mode: d.Mode, Check: d.Check, Slots: d.Slots})
 	case reflect.TypeFor[ProxyHook]():
-		return reflect.ValueOf(ProxyHook{Timeout: 10 * time.Second})
+		return reflect.ValueOf(ProxyHook{Timeout: haproxy.HookDefaults().Timeout})
 	}
 	return reflect.Zero(t)
 }

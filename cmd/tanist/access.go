@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/tanist/tanist/cmd/tanist/config"
+	"github.com/tanist/tanist/cmd/tanist/daemon"
+	"github.com/tanist/tanist/cmd/tanist/exit"
+	"github.com/tanist/tanist/election"
+)
+
+// access locates the store for the operators' commands: by a configuration file, or by flags and
+// variables.
+type access struct {
+	file      string
+	cluster   string
+	store     string
+	endpoints []string
+	consul    string
+	prefix    string
+}
+
+func (a *access) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&a.file, "config", "c", "", "configuration file of any process of the cluster (default $TANIST_CONFIG)")
+	f.StringVarP(&a.cluster, "cluster", "C", "", "name of the cluster, without a configuration file (default $TANIST_CLUSTER)")
+	f.StringVar(&a.store, "store", "", "etcd or consul, without a configuration file (default etcd)")
+	f.StringSliceVar(&a.endpoints, "endpoints", nil, "client URLs of etcd (default $ETCDCTL_ENDPOINTS, then http://127.0.0.1:2379)")
+	f.StringVar(&a.consul, "consul", "", "address of Consul (default $CONSUL_HTTP_ADDR, then http://127.0.0.1:8500)")
+	f.StringVar(&a.prefix, "prefix", "", "where the keys are in etcd (default /tanist)")
+}
+
+// open opens the store and checks that it responds. The caller closes it.
+func (a *access) open(ctx context.Context) (daemon.Store, daemon.StoreConfig, error) {
+	c, err := a.resolve()
+	if err != nil {
+		return nil, c, err
+	}
+	s, err := daemon.OpenStore(c, zerolog.Nop())
+	if err != nil {
+		return nil, c, err
+	}
+	if err := daemon.CheckStore(ctx, s, c); err != nil {
+		return nil, c, errors.Join(err, s.Close())
+	}
+	return s, c, nil
+}
+
+// resolve determines the store and the cluster.
+func (a *access) resolve() (daemon.StoreConfig, error) {
+	if a.file == "" && a.cluster == "" {
+		a.file = os.Getenv("TANIST_CONFIG")
+	}
+	var c daemon.StoreConfig
+	if a.file != "" {
+		// Away: the file may be from another host, and its other problems must not stop an operator
+		// from inspecting the cluster.
+		l, err := config.Load(config.Options{File: a.file, Away: true})
+		if err != nil {
+			return c, exit.With(exit.Config, err)
+		}
+		c = daemon.StoreOf(l)
+	} else {
+		if a.cluster == "" {
+			a.cluster = os.Getenv("TANIST_CLUSTER")
+		}
+		if a.cluster == "" {
+			return c, exit.Errorf(exit.Usage, "which cluster? Give -c FILE, the configuration file of any of its processes, or -C NAME")
+		}
+		l, err := config.ForStore(a.cluster, nil)
+		if err != nil {
+			return c, exit.With(exit.Config, err)
+		}
+		c = daemon.StoreOf(l)
+		c.Agents = false // an operator's command, which may also move the active
+	}
+	if a.store != "" {
+		c.Store = a.store
+	}
+	if len(a.endpoints) > 0 {
+		c.Etcd.Endpoints = a.endpoints
+	}
+	if a.consul != "" {
+		c.Consul.Address = a.consul
+	}
+	if a.prefix != "" {
+		c.Etcd.Prefix = a.prefix
+	}
+	if a.cluster != "" {
+		c.Cluster = a.cluster
+	}
+	return c, nil
+}
+
+// with opens the store for one command.
+func (a *access) with(cmd *cobra.Command, do func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error) (err error) {
+	ctx, done := daemon.Signals{Who: "command"}.Context(cmd.Context())
+	defer done()
+	s, c, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closing := s.Close(); err == nil {
+			err = closing
+		}
+	}()
+	return interrupted(ctx, do(ctx, s, c))
+}
+
+// interrupted replaces an error that an interruption caused with the interruption itself.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return exit.Errorf(exit.Failure, "%v; what was requested before that continues: see `tanist list`", context.Cause(ctx))
+	}
+	return err
+}
+
+// reading is what a command works with that reads the cluster once.
+type reading struct {
+	store   daemon.Store
+	cluster string
+	where   daemon.StoreConfig
+	snap    election.Snapshot
+}
+
+// reading opens the store and reads the cluster for one command.
+func (a *access) reading(cmd *cobra.Command, do func(ctx context.Context, r reading) error) error {
+	return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {
+		snap, err := read(ctx, s)
+		if err != nil {
+			return err
+		}
+		return do(ctx, reading{store: s, cluster: c.Cluster, where: c, snap: snap})
+	})
+}
+
+// serving returns the active controller, or the error of a command that needs one.
+func (r reading) serving() (*election.Active, error) {
+	if !r.snap.Active.Serving() {
+		return nil, exit.Errorf(exit.NotActive, "nobody is active in %s", r.cluster)
+	}
+	return r.snap.Active, nil
+}
+
+// read reads the cluster once.
+func read(ctx context.Context, s daemon.Store) (election.Snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
+	defer cancel()
+	snap, err := s.Read(ctx)
+	if err != nil {
+		return snap, storeError(err, "cannot read the store")
+	}
+	return snap, nil
+}
+
+// byHand reports whether the cluster was named by hand, so that its name may be misspelt. A file's
+// cluster may not have begun yet.
+func (a *access) byHand() bool { return a.cluster != "" }
+
+// known returns an error if the store knows nothing of a cluster of which snap was read.
+func known(ctx context.Context, s daemon.Store, cluster string, snap election.Snapshot) error {
+	if snap.TermVersion != 0 || snap.Active != nil || len(snap.Controllers) > 0 || snap.Pause != nil || snap.Request != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
+	defer cancel()
+	entries, err := s.List(ctx, "") // its agents, or a history that outlived the rest
+	switch {
+	case err != nil:
+		return storeError(err, "cannot read the cluster")
+	case len(entries) == 0:
+		return exit.Errorf(exit.Failure, "the store knows no cluster %q: check the name, and --prefix if the keys are elsewhere", cluster)
+	}
+	return nil
+}
+
+// storeError adds the exit code to an error of the store.
+func storeError(err error, what string) error {
+	if errors.Is(err, election.ErrDenied) {
+		return exit.Errorf(exit.Denied, "%s: %v: give this user or token the rights that `tanist doctor` names", what, err)
+	}
+	return exit.Errorf(exit.Store, "%s: %v", what, err)
+}
+
+// writeError is storeError for a write, whose outcome may be unknown.
+func writeError(err error, what string) error {
+	if errors.Is(err, election.ErrDenied) {
+		return storeError(err, what+" could not be written")
+	}
+	return exit.Errorf(exit.Store, "cannot confirm that %s was written: %v: see `tanist list`", what, err)
+}
+
+// until reads at every change, and every second, until what holds.
+func until(ctx context.Context, s daemon.Store, holds func(election.Snapshot) bool) (election.Snapshot, error) {
+	hints := s.Watch(ctx)
+	for {
+		limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
+		snap, err := s.Read(limited)
+		cancel()
+		if err == nil && holds(snap) {
+			return snap, nil
+		}
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return snap, context.Cause(ctx)
+		case <-hints:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// completeControllers completes a flag or an argument with the names of the cluster's controllers.
+func (a *access) completeControllers(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(cmd, typed, election.ControllerPrefix)
+}
+
+// completeMembers is completeControllers for controllers and agents.
+func (a *access) completeMembers(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.complete(cmd, typed, election.ControllerPrefix, election.AgentPrefix)
+}
+
+// completeGone completes an argument with the names of known controllers.
+func (a *access) completeGone(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.complete(cmd, typed, election.MemberPrefix)
+}
+
+// complete returns the names below the prefixes that begin with what was typed. A shell waits for
+// it, and shows no error.
+func (a *access) complete(cmd *cobra.Command, typed string, prefixes ...string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+	defer cancel()
+	s, _, err := a.open(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, prefix := range prefixes {
+		entries, err := s.List(ctx, prefix+typed)
+		if err != nil {
+			break
+		}
+		for _, e := range entries {
+			names = append(names, strings.TrimPrefix(e.Key, prefix))
+		}
+	}
+	_ = s.Close() // nothing was written
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tanist/tanist/cmd/tanist/daemon"
+	"github.com/tanist/tanist/cmd/tanist/exit"
+	"github.com/tanist/tanist/election"
+)
+
+func switchoverCommand() *cobra.Command {
+	var a access
+	var to, reason string
+	var yes, noWait, dryRun bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "switchover [--to NAME]", Short: "Make another controller active, as a planned move", Args: noArgs,
+		Long: "Make another controller active, as a planned move: the active is stopped with its full stop_timeout, then the target\n" +
+			"starts. Exit codes: 0 done, 75 still in progress when --timeout ran out (ask again with `tanist list`), 1 refused or failed.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {
+				snap, err := read(ctx, s)
+				if err != nil {
+					return err
+				}
+				target, err := chooseTarget(snap, to)
+				if err != nil {
+					return err
+				}
+				out := cmd.OutOrStdout()
+				if dryRun {
+					fmt.Fprint(out, rehearse(snap, to))
+					return nil
+				}
+				if !yes {
+					listTable(out, election.ClusterOf(c.Cluster, snap), c.Store, "", time.Now())
+					fmt.Fprintf(out, "This stops %s's controller and starts %s's. Continue? [y/N] ", snap.Active.Controller, target)
+					if err := confirm(cmd.InOrStdin(), "y", "yes"); err != nil {
+						return err
+					}
+				}
+				r := election.Request{
+					ID: rand.Text()[:10], Op: election.OpSwitchover, To: to, By: operator(), Reason: reason, Term: snap.Active.Term, For: time.Minute,
+				}
+				return switchover(ctx, cmd, s, r, snap.Active.Controller, timeout, noWait)
+			})
+		},
+	}
+	a.flags(cmd)
+	cmd.Flags().StringVar(&to, "to", "", "the target controller (default: any that is ready)")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show who would take over, and why the others would not")
+	_ = cmd.RegisterFlagCompletionFunc("to", a.completeControllers) // the flag is there
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "only ask for the move")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the target to serve")
+	return cmd
+}
+
+// chooseTarget checks that the move is possible, and returns the controller to name in the
+// question.
+func chooseTarget(snap election.Snapshot, to string) (string, error) {
+	if !snap.Active.Serving() {
+		return "", exit.Errorf(exit.NotActive, "nobody is active, so there is nothing to move: see `tanist explain`")
+	}
+	if snap.Pause != nil {
+		return "", exit.Errorf(exit.Failure, "the cluster is paused by %s: `tanist resume` first", snap.Pause.By)
+	}
+	if to == snap.Active.Controller {
+		return "", exit.Errorf(exit.Failure, "%s is active already", to)
+	}
+	var ready []string
+	for _, k := range snap.Controllers {
+		if k.Name == snap.Active.Controller {
+			continue
+		}
+		if k.Name == to && k.State != election.StateReady {
+			return "", exit.Errorf(exit.Failure, "%s is %s: %s", to, k.State, cmp.Or(k.Reason, "not ready to take over"))
+		}
+		if k.State == election.StateReady && (to == k.Name || !k.NoFailover) {
+			ready = append(ready, k.Name)
+		}
+		if k.Name == to {
+			return to, nil
+		}
+	}
+	if to != "" {
+		return "", exit.Errorf(exit.Failure, "there is no controller %s in this cluster; ready are: %s", to, cmp.Or(strings.Join(ready, ", "), "none"))
+	}
+	if len(ready) == 0 {
+		return "", exit.Errorf(exit.Failure, "no passive is ready to take over: see `tanist explain`")
+	}
+	return strings.Join(ready, " or "), nil
+}
+
+// rehearse tells what a move would do now, without asking for it.
+func rehearse(snap election.Snapshot, to string) string {
+	var text strings.Builder
+	first := nextActive(snap, to)
+	fmt.Fprintf(&text, "%s, term %d, would be stopped, and %s started with term %d. Nothing was changed.\n",
+		clean(snap.Active.Controller), snap.Active.Term, clean(first), snap.Breadcrumb.Of()+1)
+	for _, k := range snap.Controllers {
+		if failed := k.FailedStart(); k.Name == first && failed != "" {
+			fmt.Fprintf(&text, "  but %s: %s\n", clean(k.Name), clean(failed))
+		}
+		if k.Name == first || k.Name == snap.Active.Controller {
+			continue
+		}
+		why := "it is not asked first"
+		switch {
+		case k.State != election.StateReady:
+			why = fmt.Sprintf("it is %s: %s", k.State, cmp.Or(k.Reason, "not ready to take over"))
+		case to != "":
+			why = "--to names another"
+		case k.NoFailover:
+			why = "it has nofailover"
+		case k.Cooling:
+			why = "it failed a short while ago"
+		}
+		fmt.Fprintf(&text, "  not %s: %s\n", clean(k.Name), clean(why))
+	}
+	return text.String()
+}
+
+// nextActive returns who would take over after a move away from the active: the target, or the one
+// that is asked first.
+func nextActive(snap election.Snapshot, to string) string {
+	if to != "" {
+		return to
+	}
+	if line := election.Successors(snap.Controllers, snap.Active.Controller); len(line) > 0 {
+		return line[0].Name
+	}
+	return "a passive that is ready"
+}
+
+func switchover(ctx context.Context, cmd *cobra.Command, s daemon.Store, r election.Request, from string, timeout time.Duration, noWait bool) error {
+	if err := ask(ctx, s, r); err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if noWait {
+		fmt.Fprintf(out, "requested: %s\n", r.ID)
+		return nil
+	}
+	var down time.Time
+	refused := false
+	snap, err := await(ctx, out, s, timeout, "", func(snap election.Snapshot) bool {
+		if !snap.Active.Serving() && down.IsZero() {
+			down = time.Now()
+		}
+		// If the request vanishes while the old reign serves, the active has rejected it.
+		refused = snap.Active.Serving() && snap.Active.Term == r.Term && snap.Request == nil
+		return refused || (snap.Active.Serving() && snap.Active.Term > r.Term)
+	})
+	switch {
+	case err != nil:
+		return err
+	case refused:
+		return exit.Errorf(exit.Failure, "%s refused the move: the target is not ready any more; its log has the reason", snap.Active.Controller)
+	}
+	outage := "too short to be seen here"
+	if !down.IsZero() {
+		outage = time.Since(down).Round(time.Millisecond).String()
+	}
+	fmt.Fprintf(out, "%s is active, term %d. Outage %s.\n", snap.Active.Controller, snap.Active.Term, outage)
+	if snap.Active.Controller == from {
+		return exit.Errorf(exit.Failure, "the move failed, and %s took over again: see `tanist describe` of the others", from)
+	}
+	if r.To != "" && snap.Active.Controller != r.To {
+		return exit.Errorf(exit.Failure, "%s did not make it, and %s took over", r.To, snap.Active.Controller)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tanist/tanist/cmd/tanist/exit"
+	"github.com/tanist/tanist/election"
+)
+
+// TestChooseTarget: a move that can't be carried out is refused before anything is asked for.
+func TestChooseTarget(t *testing.T) {
+	controller := func(name string, state election.State, no bool) election.Controller {
+		return election.Controller{Name: name, State: state, NoFailover: no, Reason: "why"}
+	}
+	snap := func(change func(*election.Snapshot)) election.Snapshot {
+		s := election.Snapshot{
+			Active: &election.Active{Controller: "a", Term: 7, State: election.StateServing},
+			Controllers: []election.Controller{
+				controller("a", election.StateServing, false), controller("b", election.StateReady, false), controller("c", election.StateUnfit, false),
+				controller("d", election.StateReady, true),
+			},
+		}
+		change(&s)
+		return s
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*election.Snapshot)
+		to     string
+		target string
+		code   int
+		say    string
+	}{
+		{"anybody", func(*election.Snapshot) {}, "", "b", 0, ""},
+		{"by name", func(*election.Snapshot) {}, "b", "b", 0, ""},
+		{"one that is only moved to by name", func(*election.Snapshot) {}, "d", "d", 0, ""},
+		{"the active", func(*election.Snapshot) {}, "a", "", 1, "a is active already"},
+		{"one that is not fit", func(*election.Snapshot) {}, "c", "", 1, "c is unfit: why"},
+		{"a stranger", func(*election.Snapshot) {}, "x", "", 1, "there is no controller x in this cluster; ready are: b"},
+		{"nobody is active", func(s *election.Snapshot) { s.Active = nil }, "b", "", 3, "nothing to move"},
+		{"it is starting", func(s *election.Snapshot) { s.Active.State = election.StateStarting }, "b", "", 3, "nothing to move"},
+		{"paused", func(s *election.Snapshot) { s.Pause = &election.Pause{By: "ana"} }, "b", "", 1, "paused by ana"},
+		{"nobody is ready", func(s *election.Snapshot) { s.Controllers = s.Controllers[:1] }, "", "", 1, "no passive is ready"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			target, err := chooseTarget(snap(tc.change), tc.to)
+			if target != tc.target || exit.Code(err) != tc.code {
+				t.Errorf("got %q, code %d, %v", target, exit.Code(err), err)
+			}
+			if tc.say != "" && (err == nil || !strings.Contains(err.Error(), tc.say)) {
+				t.Errorf("%v does not say %q", err, tc.say)
+			}
+		})
+	}
+}
+
+// TestRehearsalNamesWhoAndWhyNotTheOthers: --dry-run tells what the move would do.
+func TestRehearsalNamesWhoAndWhyNotTheOthers(t *testing.T) {
+	snap := election.Snapshot{
+		Active: &election.Active{Controller: "a", Term: 7, State: election.StateServing}, Breadcrumb: election.Breadcrumb{Term: 7},
+		Controllers: []election.Controller{
+			{Name: "a", State: election.StateServing},
+			{Name: "b", State: election.StateReady, Priority: 50},
+			{Name: "c", State: election.StateUnfit, Reason: "disk full"},
+			{Name: "d", State: election.StateReady, Priority: 100},
+			{Name: "e", State: election.StateReady, NoFailover: true, Priority: 200},
+			{Name: "f", State: election.StateReady, Cooling: true, Priority: 200},
+		},
+	}
+	const free = "a, term 7, would be stopped, and d started with term 8. Nothing was changed.\n" +
+		"  not b: it is not asked first\n  not c: it is unfit: disk full\n  not e: it has nofailover\n  not f: it failed a short while ago\n"
+	if got := rehearse(snap, ""); got != free {
+		t.Errorf("got\n%s\nwant\n%s", got, free)
+	}
+	const named = "a, term 7, would be stopped, and e started with term 8. Nothing was changed.\n" +
+		"  not b: --to names another\n  not c: it is unfit: disk full\n  not d: --to names another\n  not f: --to names another\n"
+	if got := rehearse(snap, "e"); got != named {
+		t.Errorf("got\n%s\nwant\n%s", got, named)
+	}
+}

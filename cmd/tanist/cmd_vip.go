@@ -1,0 +1,28 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/tanist/tanist/cmd/tanist/config"
+	"github.com/tanist/tanist/cmd/tanist/daemon"
+)
+
+func vipCommand() *cobra.Command {
+	var flags daemonFlags
+	cmd := &cobra.Command{
+		Use: "vip -c FILE", Short: "Hold virtual IPs on a host while a controller is active, without a sidecar", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := flags.load(config.KindVIP)
+			if err != nil {
+				return err
+			}
+			log := daemon.OpenLog(l.VIP.Log, cmd.ErrOrStderr())
+			defer log.Close()
+			ctx, done := flags.signals("virtual IP", l, log, false).Context(cmd.Context())
+			defer done()
+			return daemon.VIP(ctx, l, daemon.Self{Version: versionText(), Log: log})
+		},
+	}
+	flags.flags(cmd)
+	return cmd
+}
