@@ -1,8 +1,12 @@
-// Package bench measures takeovers on real things: three etcd members in processes of their own, sidecars in network and PID
-// namespaces that stand for hosts, a link that drops silently, hosts that die at once. It has tests only; what they print is
-// where the numbers in the documentation come from.
+// Package bench measures takeovers on real things: three etcd members in processes of their own,
+// sidecars in network and PID namespaces that act as hosts, a link that drops packets silently,
+// hosts that die at once. It has only tests. The figures in the documentation come from what they
+// print.
 //
-// The demo controller writes down when it served, on the clock that all hosts of one machine share, so that an overlap is seen
-// whatever the network does. A run with a promise broken fails; a run that is slower than the goal fails too, but only in the
-// long form (TANIST_LONG=1), since machines are shared.
+// The demo controller records when it served, on the clock that all namespaces of a machine share,
+// so an overlap is seen whatever the network does. A run that breaks a guarantee fails. A run that
+// is slower than its goal fails only in the long form (TANIST_LONG=1), because machines are shared.
+//
+//	go test ./bench                                  # each measurement a few times
+//	TANIST_LONG=1 go test -timeout 150m -v ./bench   # the documented figures
 package bench

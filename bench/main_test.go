@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// The test binary is the demo controller too: it serves, and writes down when.
+// The test binary is also the demo controller, which serves and records when.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "controller" {
 		if err := controller(os.Args[2], os.Args[3]); err != nil {
@@ -20,11 +21,11 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(testbed.Main(m))
 }
 
-// controller serves at an address and appends one record per life to a file: when it began to serve, and when it last
-// did, 8 bytes each, rewritten every millisecond.
+// controller serves at an address and appends one record per process to a file: when it began to
+// serve and when it last did, 8 bytes each, rewritten every millisecond.
 func controller(address, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

@@ -11,17 +11,16 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// The same hosts, store and program under `etcdctl lock`, with its own default of 10 s (2 s in the short form): a yardstick in the same run. There is no goal
-// for it; that both programs serve at once after a link drop shows that the records, and the judgement of them, can tell.
+// TestEtcdctlLock runs the same hosts, store and program under `etcdctl lock`, with its default TTL
+// of 10 s (2 s in the short form), for comparison in the same run. It has no goal. After a link
+// drop both programs serve at once, which shows that the records and their evaluation detect an
+// overlap.
 func TestEtcdctlLock(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, etcdctl, err := etcdtest.Build(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	etcdctl := etcdtest.Ctl(t)
 	s := newSite(t, 2, "")
 	for i, h := range s.hosts {
 		h.boot(etcdctl, "--endpoints", strings.Join(s.outside, ","), "lock", "--ttl", strconv.Itoa(times(2, 10)),
@@ -30,7 +29,7 @@ func TestEtcdctlLock(t *testing.T) {
 			s.await(30*time.Second, h.name+" serves", func() bool { is, _ := h.serves(); return is })
 		}
 	}
-	// waits returns who serves and who waits for the lock.
+	// waits returns which host serves and which waits for the lock.
 	waits := func() (active, passive *host) {
 		s.await(30*time.Second, "one serves and the other waits", func() bool {
 			for _, h := range s.hosts {
@@ -70,17 +69,17 @@ func TestEtcdctlLock(t *testing.T) {
 	active.cut()
 	from := served(passive, 30*time.Second)
 	watched := time.Duration(times(2, 30)) * time.Second
-	time.Sleep(watched) // for as long as anybody would have the patience to look
+	time.Sleep(watched) // long enough to see whether the overlap ends by itself
 	both := overlap(readLives(t, active.record), readLives(t, passive.record))
 	t.Logf("etcdctl lock: link drop → the other serves after %v; both served at once for %v of the %v that were watched",
 		from.Sub(begun).Round(time.Millisecond), both.Round(time.Millisecond), watched)
 	s.heal()
 	if both == 0 {
-		t.Error("the records tell of no overlap where there must be one")
+		t.Error("the records show no overlap, and there must be one")
 	}
 }
 
-// queued returns how many hold `etcdctl lock`'s lock or wait for it.
+// queued returns how many hold or wait for `etcdctl lock`'s lock.
 func (s *site) queued() int {
 	s.t.Helper()
 	return len(strings.Fields(s.members.Ctl(s.t, "get", "--prefix", "--keys-only", "bench/")))

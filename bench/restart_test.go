@@ -2,7 +2,7 @@ package bench
 
 import (
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,20 +12,20 @@ import (
 	"time"
 
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// freePort returns a loopback port that was free a moment ago.
-func freePort(t *testing.T) int {
+// portOf returns the port of host:port.
+func portOf(t *testing.T, address string) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := netip.ParseAddrPort(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return int(at.Port())
 }
 
-// daemon is one long-running tanist process on this host.
+// daemon is a long-running tanist process on this machine.
 type daemon struct {
 	t    *testing.T
 	argv []string
@@ -52,11 +52,12 @@ func (d *daemon) end(s syscall.Signal) {
 	if err := d.cmd.Process.Signal(s); err != nil {
 		d.t.Fatal(err)
 	}
-	_ = d.cmd.Wait() // it was told to end
+	_ = d.cmd.Wait() // it was killed
 }
 
-// A sidecar is killed and started again by its supervisor, and is replaced by another version: users notice nothing. The
-// requests go through HAProxy, which `tanist haproxy` owns.
+// TestSidecarRestartedIsNoOutage: a sidecar is killed and restarted by its supervisor, and is
+// replaced by another version. Users notice nothing. The requests go through HAProxy, which `tanist
+// haproxy` owns.
 func TestSidecarRestartedIsNoOutage(t *testing.T) {
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Skip("needs haproxy: scripts/install-deps")
@@ -66,7 +67,8 @@ func TestSidecarRestartedIsNoOutage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, api, virtual := freePort(t), freePort(t), freePort(t)
+	ports := testbed.Addresses(t, 3)
+	port, api, virtual := portOf(t, ports[0]), portOf(t, ports[1]), portOf(t, ports[2])
 	record := filepath.Join(s.dir, "record")
 	write := func(name, text string) string {
 		path := filepath.Join(s.dir, name)
@@ -94,7 +96,7 @@ haproxy: {config: %s/haproxy.cfg, bind: "127.0.0.1:%d", admin_socket: %s/admin.s
 listen: {http: ""}
 `, cluster, etcd, s.dir, virtual, s.dir, s.dir))
 
-	// Two copies of the binary, so that a replacement is one.
+	// Two copies of the binary, so that an upgrade really replaces it.
 	old, next := s.binary, filepath.Join(s.dir, "tanist-next")
 	b, err := os.ReadFile(old)
 	if err != nil {
@@ -127,21 +129,21 @@ listen: {http: ""}
 	n := times(4, 20)
 	for i := range 2 * n {
 		if i < n {
-			sidecar.end(syscall.SIGKILL) // it crashed
+			sidecar.end(syscall.SIGKILL) // a crash
 		} else {
-			sidecar.end(syscall.SIGUSR2) // it is upgraded
+			sidecar.end(syscall.SIGUSR2) // an upgrade
 			sidecar.argv[0] = []string{next, old}[i%2]
 		}
 		sidecar.start()
 		s.await(20*time.Second, "the next process serves", serving)
 		before := l.count()
-		s.await(20*time.Second, "users went on", func() bool { return l.count() >= before+20 })
+		s.await(20*time.Second, "users continue", func() bool { return l.count() >= before+20 })
 	}
 	asked, failed := l.end()
 	t.Logf("%d crashes, %d upgrades, %d requests through the virtual URL, %d failed, %d lives of the controller", n, n, asked, failed,
 		len(readLives(t, record)))
 	if failed > 0 || len(readLives(t, record)) != 1 {
-		t.Errorf("users noticed: %d failed requests, %d lives", failed, len(readLives(t, record)))
+		t.Errorf("%d requests failed, and the controller had %d lives, want 1", failed, len(readLives(t, record)))
 		out, _ := os.ReadFile(sidecar.log)
 		t.Logf("%s", out[max(0, len(out)-6000):])
 	}

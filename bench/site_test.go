@@ -20,12 +20,13 @@ import (
 
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// long reports whether the long form is asked for.
+// long reports whether the long form was requested.
 func long() bool { return os.Getenv("TANIST_LONG") != "" }
 
-// times returns how often to repeat something.
+// times returns the number of repetitions.
 func times(inShort, inLong int) int {
 	if long() {
 		return inLong
@@ -39,53 +40,27 @@ type site struct {
 	dir     string
 	binary  string // tanist
 	members *etcdtest.Cluster
-	outside []string // endpoints as the hosts see them
+	outside []string // the endpoints as the hosts reach them
 	hosts   []*host
 	extra   string // YAML for every controller
 	client  http.Client
 }
 
-// host is one side: a network namespace, and in it a PID namespace whose first process is the sidecar.
+// host is one side: a network namespace, and in it a PID namespace whose first process is the
+// sidecar.
 type host struct {
 	*site
 	name   string
 	n      int    // part of its addresses and ports
-	own    string // YAML for this one only
+	own    string // YAML for this host only
 	config string
 	record string
-	argv   []string // what the host runs
+	argv   []string // the host's only service
 	cmd    *exec.Cmd
 	log    *os.File
 }
 
 const cluster = "bench"
-
-var (
-	buildOnce sync.Once
-	built     string
-	errBuild  error
-)
-
-// tanist returns the binary, built once per run.
-func tanist(t *testing.T) string {
-	t.Helper()
-	buildOnce.Do(func() {
-		dir, err := os.MkdirTemp("", "tanist-bench")
-		if err != nil {
-			errBuild = err
-			return
-		}
-		built = filepath.Join(dir, "tanist")
-		out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", built, "github.com/tanist/tanist/cmd/tanist").CombinedOutput()
-		if err != nil {
-			errBuild = fmt.Errorf("%v: %s", err, out)
-		}
-	})
-	if errBuild != nil {
-		t.Fatal(errBuild)
-	}
-	return built
-}
 
 // newSite starts the store and makes the hosts' namespaces.
 func newSite(t *testing.T, hosts int, extra string) *site {
@@ -94,7 +69,7 @@ func newSite(t *testing.T, hosts int, extra string) *site {
 		t.Skip("needs root, for network namespaces")
 	}
 	s := &site{
-		t: t, dir: t.TempDir(), binary: tanist(t), members: etcdtest.Start(t, 3), extra: extra,
+		t: t, dir: testbed.Dir(t), binary: testbed.Binary(t, "tanist"), members: etcdtest.Start(t, 3), extra: extra,
 		client: http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	for n := range hosts {
@@ -106,7 +81,7 @@ func newSite(t *testing.T, hosts int, extra string) *site {
 	s.run("nft", "add", "chain", "inet", s.table(), "out", "{ type filter hook output priority -200; }")
 	for i := range s.members.Len() {
 		if hosts == 0 {
-			break // nobody sees them from outside
+			break // not needed from outside
 		}
 		s.outside = append(s.outside, "http://"+s.forward(s.members.Addr(i)))
 	}
@@ -134,7 +109,7 @@ func (s *site) run(argv ...string) {
 
 func (s *site) try(argv ...string) { _ = exec.Command(argv[0], argv[1:]...).Run() }
 
-// forward makes a service of this host reachable from the namespaces, and returns where.
+// forward makes a service of this machine reachable from the namespaces, and returns its address.
 func (s *site) forward(to string) string {
 	s.t.Helper()
 	l, err := net.Listen("tcp", gateway()+":0")
@@ -172,10 +147,11 @@ func (s *site) forward(to string) string {
 	return l.Addr().String()
 }
 
-// subnet is this run's own: several may be under way on one machine.
+// subnet is different in every run, because several may run on one machine.
 func subnet(n int) string { return fmt.Sprintf("10.%d.%d", 100+os.Getpid()%100, n) }
 
-// gateway is an address of this machine that every namespace can reach: the end of the first host's link here.
+// gateway is an address of this machine that every namespace can reach: this end of the first
+// host's link.
 func gateway() string { return subnet(1) + ".1" }
 
 func (s *site) newHost(n int) *host {
@@ -204,7 +180,7 @@ func (h *host) link() string    { return fmt.Sprintf("tb%d-%d", os.Getpid(), h.n
 func (h *host) address() string { return subnet(h.n) + ".2" }
 func (h *host) url() string     { return "http://" + h.address() + ":8080" }
 
-// start starts the host: one process whose death is everybody's.
+// start starts the host: one process, and when it dies, all others on the host die with it.
 func (h *host) start(extra ...string) {
 	h.t.Helper()
 	self, err := os.Executable()
@@ -223,7 +199,7 @@ run:
   stop_timeout: 5s
 health: {checks: [{name: port, tcp: "%s:8080"}]}
 yield_wait: 5s
-listen: {http: "%s:8710", advertise: "http://%s"}
+listen: {http: "%s:8710", open: all, advertise: "http://%s"}
 state_dir: %s
 %s
 %s
@@ -243,7 +219,7 @@ func (h *host) boot(argv ...string) {
 	h.t.Cleanup(h.crash)
 }
 
-// restart starts the host again as it was.
+// restart starts the host again with the same command.
 func (h *host) restart() {
 	h.t.Helper()
 	var err error
@@ -258,7 +234,7 @@ func (h *host) restart() {
 	}
 }
 
-// crash kills every process of the host at once. With the link cut before, nobody hears of it.
+// crash kills every process of the host at once. If its link was cut before, no packet leaves it.
 func (h *host) crash() {
 	if h.cmd == nil {
 		return
@@ -269,7 +245,7 @@ func (h *host) crash() {
 	h.cmd = nil
 }
 
-// cut drops every packet of the host, silently and both ways.
+// cut drops every packet of the host, silently and in both directions.
 func (h *host) cut() {
 	h.t.Helper()
 	h.run("nft", "add", "rule", "inet", h.table(), "in", "iifname", h.link(), "drop")
@@ -282,7 +258,7 @@ func (s *site) heal() {
 	s.run("nft", "flush", "table", "inet", s.table())
 }
 
-// state asks a sidecar.
+// state asks the host's sidecar.
 func (h *host) state() election.State { return h.stateAt(h.address() + ":8710") }
 
 func (h *host) stateAt(api string) election.State {
@@ -306,7 +282,7 @@ func (h *host) stateAt(api string) election.State {
 	return status.State
 }
 
-// await waits until what holds.
+// await waits until holds reports true.
 func (s *site) await(limit time.Duration, what string, holds func() bool) {
 	s.t.Helper()
 	end := time.Now().Add(limit)
@@ -316,13 +292,14 @@ func (s *site) await(limit time.Duration, what string, holds func() bool) {
 			for _, h := range s.hosts {
 				states = append(states, h.name+": "+string(h.state()))
 			}
-			s.t.Fatalf("not within %v: %s (%s)", limit, what, strings.Join(states, ", "))
+			s.t.Fatalf("timed out after %v: %s (%s)", limit, what, strings.Join(states, ", "))
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
 }
 
-// serves reports whether the host's controller was serving a moment ago, by its own record, and since when.
+// serves reports whether, by its own record, the host's controller served a moment ago, and since
+// when.
 func (h *host) serves() (bool, election.Instant) {
 	lives := readLives(h.t, h.record)
 	if len(lives) == 0 {
@@ -332,7 +309,7 @@ func (h *host) serves() (bool, election.Instant) {
 	return election.BootClock().Sub(last.to) < 50*time.Millisecond, last.from
 }
 
-// two starts ctl-a, which becomes active, then the others.
+// begin starts ctl-a, which becomes active, then the others.
 func (s *site) begin(extra ...string) {
 	s.t.Helper()
 	for i, h := range s.hosts {
@@ -345,7 +322,7 @@ func (s *site) begin(extra ...string) {
 	}
 }
 
-// roles returns who serves and who is ready.
+// roles returns which host serves and which is ready.
 func (s *site) roles() (active, passive *host) {
 	s.t.Helper()
 	s.await(60*time.Second, "one serves and all others are ready", func() bool {
@@ -365,7 +342,7 @@ func (s *site) roles() (active, passive *host) {
 	return active, passive
 }
 
-// noOverlap judges the controllers' own records.
+// noOverlap fails the test if the controllers' own records overlap.
 func (s *site) noOverlap() {
 	s.t.Helper()
 	for i, a := range s.hosts {
@@ -390,7 +367,7 @@ func stats(t *testing.T, what string, all []time.Duration) (median, most time.Du
 	return median, most
 }
 
-// load asks a URL every 10 ms and counts what fails.
+// load requests a URL every 10 ms and counts the failures.
 type load struct {
 	stop   context.CancelFunc
 	done   chan struct{}
@@ -403,7 +380,8 @@ type load struct {
 func (s *site) load(url string) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{stop: cancel, done: make(chan struct{})}
-	// Long enough for a busy machine: what counts is whether users are served, not how fast this host is.
+	// The timeout is long, for busy machines: what counts is whether users are served, not how
+	// fast.
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
 	go func() {
 		defer close(l.done)
@@ -442,14 +420,14 @@ func (s *site) load(url string) *load {
 	return l
 }
 
-// count returns how many requests were answered, well or not.
+// count returns how many requests have ended, successfully or not.
 func (l *load) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.asked
 }
 
-// end stops the load and returns what came of it.
+// end stops the load and returns its counts.
 func (l *load) end() (asked, failed int) {
 	l.stop()
 	<-l.done

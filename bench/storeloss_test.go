@@ -12,7 +12,8 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// repository prepares a private PostgreSQL for the hosts of a site, and returns the YAML of each host.
+// repository prepares a private PostgreSQL for the hosts of a site, and returns the YAML of each
+// host.
 func (s *site) repository() []string {
 	s.t.Helper()
 	server, err := private.Start(s.t.Context(), private.Options{})
@@ -55,7 +56,8 @@ func (s *site) secret() string {
 	return "failsafe: {secret_file: " + path + "}"
 }
 
-// The whole store is away for a while. stop: the active has stopped by its deadline. failsafe and keep: no request is lost.
+// TestWholeStoreStopped: the whole store is down for a while. With stop, the active has stopped by
+// its deadline. With failsafe and keep, no request is lost.
 func TestWholeStoreStopped(t *testing.T) {
 	away := time.Duration(times(12, 60)) * time.Second
 	for _, policy := range []election.StoreLoss{election.StoreLossStop, election.StoreLossFailsafe, election.StoreLossKeep} {
@@ -73,7 +75,7 @@ func TestWholeStoreStopped(t *testing.T) {
 			}
 			s.begin(extra...)
 			active, passive := s.roles()
-			time.Sleep(3 * time.Second) // the passive gets onto the list
+			time.Sleep(3 * time.Second) // until the passive is on the list
 			l := s.load(active.url())
 			for i := range s.members.Len() {
 				s.members.Kill(t, i)
@@ -90,12 +92,12 @@ func TestWholeStoreStopped(t *testing.T) {
 				}
 				t.Logf("stopped %v after the store", last.Sub(down).Round(time.Millisecond))
 				if last.Sub(down) > timing.Validity || len(lives) != 1 {
-					t.Errorf("the active ran on for %v without the store (validity %v), %d lives", last.Sub(down), timing.Validity, len(lives))
+					t.Errorf("the active ran for %v without the store (validity %v), %d lives", last.Sub(down), timing.Validity, len(lives))
 				}
 			} else {
 				t.Logf("%d requests in %v without the store, %d failed", asked, away, failed)
 				if failed > 0 || asked < int(away/time.Second)*50 || election.BootClock().Sub(last) > 200*time.Millisecond {
-					t.Errorf("the active did not go on: %d of %d requests failed", failed, asked)
+					t.Errorf("the active did not keep serving: %d of %d requests failed", failed, asked)
 				}
 			}
 			if n := len(readLives(t, passive.record)); n != 0 {
@@ -111,12 +113,13 @@ func TestWholeStoreStopped(t *testing.T) {
 	}
 }
 
-// The store is away and a passive can't be asked: the active stops by its deadline.
+// TestFailsafeWithAPassiveAway: the store is down and a passive does not answer. The active stops
+// by its deadline.
 func TestFailsafeWithAPassiveAway(t *testing.T) {
 	s := newSite(t, 2, "")
 	s.begin("on_store_loss: failsafe", s.secret())
 	active, passive := s.roles()
-	time.Sleep(3 * time.Second) // the passive gets onto the list
+	time.Sleep(3 * time.Second) // until the passive is on the list
 	passive.cut()
 	down := election.BootClock()
 	for i := range s.members.Len() {
@@ -130,7 +133,7 @@ func TestFailsafeWithAPassiveAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := lives[len(lives)-1].to.Sub(down); d > timing.Validity {
-		t.Errorf("the active ran on for %v (validity %v)", d, timing.Validity)
+		t.Errorf("the active ran for %v without the store (validity %v)", d, timing.Validity)
 	}
 	s.heal()
 	for i := range s.members.Len() {

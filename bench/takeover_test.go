@@ -10,7 +10,7 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// startTime measures what the demo controller itself needs: exec until its record begins.
+// startTime measures the demo controller's own start: from exec to the beginning of its record.
 func startTime(t *testing.T) time.Duration {
 	t.Helper()
 	self, err := os.Executable()
@@ -36,8 +36,8 @@ func startTime(t *testing.T) time.Duration {
 	return median
 }
 
-// A host dies at once, and nothing of it is heard any more. Goal: fast within 1.0 s (median) and 1.5 s (max) plus start; default
-// within the bound that `tanist config check` prints.
+// TestHostCrash: a host dies at once, and no packet of it arrives any more. Goal: fast within 1.0 s
+// (median) and 1.5 s (max) plus start; default within the bound that `tanist config check` prints.
 func TestHostCrash(t *testing.T) {
 	for _, c := range []struct {
 		profile      string
@@ -83,7 +83,7 @@ func bound(t *testing.T, profile string) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	etcd := election.Traits{MinTTL: 2 * time.Second, ExpirySlack: 700 * time.Millisecond, LeaderGap: 1800 * time.Millisecond}
+	etcd := election.EtcdTraits()
 	for _, b := range timing.Bounds(etcd, election.Health{}) {
 		if b.Fault == "host crash, sidecar killed or frozen, link cut" {
 			return b.Max
@@ -93,7 +93,7 @@ func bound(t *testing.T, profile string) time.Duration {
 	return 0
 }
 
-// A planned move. Goal: 25 ms (median) plus stop and start.
+// TestPlannedMove measures a switchover. Goal: 25 ms (median) plus stop and start.
 func TestPlannedMove(t *testing.T) {
 	start := startTime(t)
 	s := newSite(t, 2, "")
@@ -108,7 +108,7 @@ func TestPlannedMove(t *testing.T) {
 		gaps = append(gaps, lives[len(lives)-1].from.Sub(after[len(before)-1].to))
 	}
 	s.noOverlap()
-	median, _ := stats(t, "planned move: old one's last answer → new one's first", gaps)
+	median, _ := stats(t, "planned move: last answer of the old active → first answer of the new one", gaps)
 	if long() && median > 25*time.Millisecond+start {
 		t.Errorf("slower than the goal of 25 ms plus start (%v)", start)
 	}
@@ -121,7 +121,8 @@ func (s *site) other(h *host) *host {
 	return s.hosts[0]
 }
 
-// The active's link drops everything, silently, and comes back later: never two at once.
+// TestSilentLinkDrops: the active's link silently drops everything, and is restored later. Two
+// controllers never serve at once.
 func TestSilentLinkDrops(t *testing.T) {
 	for _, c := range []struct {
 		profile string
@@ -151,7 +152,7 @@ func TestSilentLinkDrops(t *testing.T) {
 	}
 }
 
-// The leader of the store dies: no failover and no outage.
+// TestStoreLeaderKilled: the store's leader dies. There is no failover and no outage.
 func TestStoreLeaderKilled(t *testing.T) {
 	s := newSite(t, 2, "")
 	s.begin()
@@ -160,7 +161,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	for range times(3, 20) {
 		leader := s.members.Leader(t)
 		s.members.Kill(t, leader)
-		time.Sleep(4 * time.Second) // an election takes up to two; what counts is what happens meanwhile
+		time.Sleep(4 * time.Second) // an election takes up to two seconds; the requests meanwhile count
 		s.members.Restart(t, leader)
 		s.members.WaitHealthy(t)
 	}
@@ -171,7 +172,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	}
 }
 
-// reigns counts the lives of all controllers.
+// reigns counts the controllers' processes.
 func (s *site) reigns() int {
 	n := 0
 	for _, h := range s.hosts {
@@ -180,7 +181,8 @@ func (s *site) reigns() int {
 	return n
 }
 
-// One of three members of the store does not answer for a while: no failover.
+// TestStoreMemberFrozen: one of the store's three members does not answer for a while. There is no
+// failover.
 func TestStoreMemberFrozen(t *testing.T) {
 	s := newSite(t, 2, "")
 	s.begin()
