@@ -18,39 +18,37 @@ import (
 	"time"
 
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-var full = flag.Bool("full", false, "twenty runs of each measured fault, and the bounds of an idle machine")
+var full = flag.Bool("full", false, "run each measured fault twenty times, with the bounds of an idle machine")
 
-// bin is the directory of the binaries under test.
-var bin string
+// times is for a quick look at the comparison of virtual IPs, and for a longer one.
+var times = flag.Int("times", 0, "inflict each fault of the virtual IP that often, instead of once or with -full 10 times")
 
 func TestMain(m *testing.M) {
+	if code, is := vipHelper(os.Args); is {
+		os.Exit(code)
+	}
+	if len(os.Args) == 5 && os.Args[1] == "stamp" {
+		os.Exit(stamp(os.Args[2], os.Args[3], os.Args[4]))
+	}
 	flag.Parse()
-	os.Exit(run(m))
+	os.Exit(testbed.Main(m))
 }
 
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "tanist-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+// program returns the path of a binary under test. The lab finds tanist in the same directory.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	tanist := testbed.Binary(t, "tanist")
+	if name == "tanist" {
+		return tanist
 	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	for _, name := range []string{"tanist", "tanist-lab"} {
-		// As they are shipped, and without the race detector: it would be measured too.
-		cmd := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), "github.com/tanist/tanist/cmd/"+name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", name, err, out)
-			return 1
-		}
-	}
-	return m.Run()
+	return testbed.Binary(t, name)
 }
 
-// needs skips a test where the programs that it drives are not installed. In the continuous integration they must be.
+// needs skips a test if the programs that it drives are not installed. In continuous integration it
+// fails instead.
 func needs(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -67,7 +65,7 @@ func needs(t *testing.T) {
 	t.Skip("haproxy or PostgreSQL is not installed: run scripts/install-deps")
 }
 
-// run is what `tanist-lab --json` says of one fault.
+// labRun is what `tanist-lab --json` reports of one fault.
 type labRun struct {
 	Scenario   string  `json:"scenario"`
 	From       string  `json:"from"`
@@ -95,13 +93,21 @@ type labResults struct {
 func tour(t *testing.T, args ...string) labResults {
 	t.Helper()
 	needs(t)
-	out := filepath.Join(t.TempDir(), "results.json")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "tanist-lab"), append([]string{"--json", out}, args...)...)
+	dir := testbed.Dir(t)
+	out := filepath.Join(dir, "results.json")
+	cmd := exec.CommandContext(t.Context(), program(t, "tanist-lab"), append([]string{"--json", out}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it cleans up
 	cmd.WaitDelay = 30 * time.Second
+	cmd.Env = append(os.Environ(), "TANIST_KEEP="+dir) // keeps the logs, which are printed if the test fails
 	text, err := cmd.CombinedOutput()
+	// The guarantees are judged after this function has returned.
+	t.Cleanup(func() {
+		if t.Failed() || testing.Verbose() {
+			t.Logf("the transcript of tanist-lab %s:\n%s", strings.Join(args, " "), text)
+		}
+	})
 	if err != nil {
-		t.Fatalf("tanist-lab %s: %v\n%s", strings.Join(args, " "), err, text)
+		t.Fatalf("tanist-lab %s: %v", strings.Join(args, " "), err)
 	}
 	b, err := os.ReadFile(out)
 	if err != nil {
@@ -111,17 +117,14 @@ func tour(t *testing.T, args ...string) labResults {
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatal(err)
 	}
-	if t.Failed() || testing.Verbose() {
-		t.Logf("\n%s", text)
-	}
 	return r
 }
 
-// promises checks what must hold in every fault.
-func promises(t *testing.T, r labResults, want int) {
+// guarantees checks what must hold in every fault.
+func guarantees(t *testing.T, r labResults, want int) {
 	t.Helper()
 	if !r.OK {
-		t.Error("the lab says that a promise was broken")
+		t.Error("the lab reports a broken guarantee")
 	}
 	if len(r.Runs) != want {
 		t.Errorf("%d faults were played, want %d", len(r.Runs), want)
@@ -137,27 +140,23 @@ func promises(t *testing.T, r labResults, want int) {
 		case run.From == run.To || run.TermAfter <= run.TermBefore:
 			t.Errorf("%s: the passive did not take over: %s term %d → %s term %d", run.Scenario, run.From, run.TermBefore, run.To, run.TermAfter)
 		case run.Confirmed == 0:
-			t.Errorf("%s: nothing was confirmed, so nothing was shown", run.Scenario)
+			t.Errorf("%s: nothing was confirmed, so the run shows nothing", run.Scenario)
 		}
 	}
 }
 
-// TestTour plays every fault of the lab once and holds the promises against it; and what etcdctl watch shows of the roles is
-// plain words.
+// TestTour plays every fault of the lab once, and checks the guarantees.
 func TestTour(t *testing.T) {
 	r := tour(t)
-	promises(t, r, 6)
+	guarantees(t, r, 6)
 	story(t, r)
 }
 
 // TestEtcdctlWatch: the real etcdctl, watching the roles during a planned move, prints plain words.
 func TestEtcdctlWatch(t *testing.T) {
 	l := start(t)
-	_, etcdctl, err := etcdtest.Build(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "watch")
+	etcdctl := etcdtest.Ctl(t)
+	path := filepath.Join(testbed.Dir(t), "watch")
 	out, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -184,22 +183,22 @@ func TestEtcdctlWatch(t *testing.T) {
 			break
 		}
 		if time.Since(begun) > 30*time.Second {
-			t.Fatalf("the story does not end with ctl-a being passive:\n%s", text)
+			t.Fatalf("the output does not end with ctl-a being passive:\n%s", text)
 		}
 	}
 	stop()
-	_ = watch.Wait() // it was told to end
+	_ = watch.Wait() // it was killed
 	t.Logf("etcdctl watch --prefix /tanist/lab/role/\n%s", text)
 	story(t, labResults{Runs: make([]labRun, 1), Story: text})
 }
 
-// story checks that what etcdctl prints for the role keys reads as plain words: whole events, the two words, and nobody
-// is called active while another still is.
+// story checks that etcdctl's output for the role keys reads as plain words: whole events, only the
+// two words, and no controller becomes active while another is.
 func story(t *testing.T, r labResults) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSuffix(r.Story, "\n"), "\n")
 	if len(lines)%3 != 0 {
-		t.Fatalf("the story is not made of events of three lines:\n%s", r.Story)
+		t.Fatalf("the output does not consist of events of three lines:\n%s", r.Story)
 	}
 	active, changes := "", 0
 	for event := range slices.Chunk(lines, 3) {
@@ -225,21 +224,22 @@ func story(t *testing.T, r labResults) {
 		}
 	}
 	if changes < len(r.Runs)+1 {
-		t.Errorf("the story tells of %d actives, there were %d:\n%s", changes, len(r.Runs)+1, r.Story)
+		t.Errorf("the output shows %d actives, want at least %d:\n%s", changes, len(r.Runs)+1, r.Story)
 	}
 }
 
-// TestGuardFrozenTooTheFenceHolds: with sidecar and guard frozen, the old controller serves beside the new one; that is more
-// than is promised about processes, and the lab has to say so. The repository accepts nothing from it all the same.
+// TestGuardFrozenTooTheFenceHolds: with sidecar and guard frozen, the old controller serves next to
+// the new one. The guarantees about processes do not cover this, and the lab must report it. The
+// repository still accepts nothing from the old controller.
 func TestGuardFrozenTooTheFenceHolds(t *testing.T) {
 	needs(t)
-	out := filepath.Join(t.TempDir(), "results.json")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "tanist-lab"), "--json", out, "--scenario", "freeze-all-but-controller")
+	out := filepath.Join(testbed.Dir(t), "results.json")
+	cmd := exec.CommandContext(t.Context(), program(t, "tanist-lab"), "--json", out, "--scenario", "freeze-all-but-controller")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it cleans up
 	cmd.WaitDelay = 30 * time.Second
-	text, _ := cmd.CombinedOutput() // its exit code is looked at
+	text, _ := cmd.CombinedOutput() // the exit code is checked below
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
-		t.Errorf("exit code %d, want 1: a promise was broken\n%s", code, text)
+		t.Errorf("exit code %d, want 1: a guarantee was broken\n%s", code, text)
 	}
 	b, err := os.ReadFile(out)
 	if err != nil {
@@ -252,7 +252,7 @@ func TestGuardFrozenTooTheFenceHolds(t *testing.T) {
 	run := r.Runs[0]
 	t.Logf("two controllers served for %.0f ms; %d of %d confirmed rows lost, %d stale rows accepted", run.Overlap, run.Lost, run.Confirmed, run.Stale)
 	if r.OK || run.Overlap == 0 {
-		t.Error("the lab did not see that two controllers served")
+		t.Error("the lab did not report that two controllers served")
 	}
 	if run.Lost != 0 || run.Stale != 0 || run.Early != 0 || run.TermAfter <= run.TermBefore {
 		t.Errorf("the fence did not hold: %+v", run)
@@ -265,11 +265,11 @@ func TestTourOnConsul(t *testing.T) {
 	if *full {
 		args, runs = args[:2], 6
 	}
-	promises(t, tour(t, args...), runs)
+	guarantees(t, tour(t, args...), runs)
 }
 
-// TestStoreAway: the store dies and comes back, and users notice nothing where that is asked for. The lab judges; this is its only
-// scenario in which the active stays the same.
+// TestStoreAway: the store dies and comes back, and users notice nothing if on_store_loss asks for
+// that. The lab judges. This is its only scenario in which the active stays the same.
 func TestStoreAway(t *testing.T) {
 	policies := []string{"keep"}
 	if *full {
@@ -285,17 +285,17 @@ func TestStoreAway(t *testing.T) {
 	}
 }
 
-// TestKillControllerIsFast: after kill -9 of the controller the other one serves through HAProxy within 150 ms plus its own
-// start (median of 20). The short form allows for a busy machine.
+// TestKillControllerIsFast: after kill -9 of the controller, the other one serves through HAProxy
+// within 150 ms plus its own start (median of 20). The short form allows for a busy machine.
 func TestKillControllerIsFast(t *testing.T) {
 	runs, bound := 3, 1000.0
 	if *full {
 		runs, bound = 20, 150
 	}
-	// What a clean release takes does not depend on the profile; a store that stalls for a moment on a busy machine costs the
-	// fast one its lease, as it must.
+	// The duration of a clean release does not depend on the profile. In profile fast, a store that
+	// stalls briefly on a busy machine would cost the lease, as it must.
 	r := tour(t, "--profile", "default", "--scenario", "kill-controller", "--runs", strconv.Itoa(runs), "--probe", "5ms")
-	promises(t, r, runs)
+	guarantees(t, r, runs)
 	var net, own []float64
 	for _, run := range r.Runs {
 		net = append(net, run.Takeover-run.OwnStart)
@@ -304,13 +304,13 @@ func TestKillControllerIsFast(t *testing.T) {
 	slices.Sort(net)
 	slices.Sort(own)
 	mid, worst := net[(len(net)-1)/2], net[len(net)-1]
-	t.Logf("kill -9 → the other serves through HAProxy: median %.0f ms, worst %.0f ms beside its own start of %.0f ms (%d runs)", mid, worst, own[(len(own)-1)/2], runs)
+	t.Logf("kill -9 → the other serves through HAProxy: median %.0f ms, worst %.0f ms, plus its own start of %.0f ms (%d runs)", mid, worst, own[(len(own)-1)/2], runs)
 	if mid > bound {
 		t.Errorf("median %.0f ms, want at most %.0f: %.0f", mid, bound, net)
 	}
 }
 
-// facts are what a running lab says of itself.
+// facts are what a running lab reports of itself.
 type facts struct {
 	VirtualURL string         `json:"virtual_url"`
 	Etcd       string         `json:"etcd"`
@@ -345,7 +345,7 @@ func start(t *testing.T, args ...string) *lab {
 		t.Fatal(err)
 	}
 	l := &lab{dir: filepath.Join(parent, "lab"), out: &bytes.Buffer{}}
-	l.cmd = exec.Command(filepath.Join(bin, "tanist-lab"), append([]string{"--scenario", "none", "--keep", "--dir", l.dir}, args...)...)
+	l.cmd = exec.Command(program(t, "tanist-lab"), append([]string{"--scenario", "none", "--keep", "--dir", l.dir}, args...)...)
 	l.cmd.Stdout, l.cmd.Stderr = l.out, l.out
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := l.cmd.Start(); err != nil {
@@ -353,7 +353,7 @@ func start(t *testing.T, args ...string) *lab {
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = l.cmd.Wait() // how it ended is looked at by the tests that care
+		_ = l.cmd.Wait() // tests that need the result read ProcessState
 		close(ended)
 	}()
 	t.Cleanup(func() {
@@ -385,7 +385,7 @@ func start(t *testing.T, args ...string) *lab {
 	}
 }
 
-// left returns the processes whose command line or environment speaks of a directory.
+// left returns the processes whose command line or environment contains a directory.
 func left(dir string) []string {
 	var found []string
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well-formed
@@ -399,7 +399,7 @@ func left(dir string) []string {
 	return found
 }
 
-// gone waits until nothing of a lab is left.
+// gone waits until nothing is left of a lab.
 func gone(t *testing.T, l *lab) {
 	t.Helper()
 	var processes []string
@@ -413,7 +413,7 @@ func gone(t *testing.T, l *lab) {
 	t.Errorf("left behind: processes %q, files %q", processes, entries)
 }
 
-// TestNothingIsLeftBehind: however the lab ends, processes and files are gone.
+// TestNothingIsLeftBehind: no process and no file is left, however the lab ends.
 func TestNothingIsLeftBehind(t *testing.T) {
 	inner := func(t *testing.T, l *lab) int {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", l.cmd.Process.Pid, l.cmd.Process.Pid))

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,15 +15,17 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/tanist/tanist/internal/testbed"
 )
 
-// tanist runs the binary to its end, which must come by itself.
+// tanist runs the binary until it exits, which it must do by itself.
 func tanist(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "tanist"), args...)
+	cmd := exec.CommandContext(ctx, program(t, "tanist"), args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
@@ -39,61 +39,72 @@ func tanist(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return cmd.ProcessState.ExitCode(), out.String(), errOut.String()
 }
 
-// address is one on loopback that was free a moment ago.
+// address returns an address on loopback that was free a moment ago.
 func address(t *testing.T) string {
 	t.Helper()
-	// Below the ports that Linux gives to outgoing connections, one of which could take it before it is listened on.
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			_ = l.Close()
-			return addr
-		}
-	}
-	t.Fatal("cannot find a free port")
-	return ""
+	return testbed.Address(t)
 }
 
-// etcdServer starts an etcd server of its own.
+// etcdServer starts a private etcd server.
 func etcdServer(t *testing.T) string {
 	t.Helper()
-	client := "http://" + address(t)
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "tanist-lab"), "etcd", "--dir", filepath.Join(t.TempDir(), "etcd"), "--client", client, "--peer", "http://"+address(t))
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	return newEtcd(t).client
+}
+
+// ownEtcd is an etcd server that can be stopped and started again.
+type ownEtcd struct {
+	*testing.T
+	dir, client, peer string
+	cmd               *exec.Cmd
+}
+
+func newEtcd(t *testing.T) *ownEtcd {
+	t.Helper()
+	e := &ownEtcd{T: t, dir: filepath.Join(testbed.Dir(t), "etcd"), client: "http://" + address(t), peer: "http://" + address(t)}
+	e.start()
+	t.Cleanup(e.stop) // its data is thrown away
+	return e
+}
+
+func (e *ownEtcd) stop() {
+	_ = e.cmd.Process.Kill()
+	_ = e.cmd.Wait()
+}
+
+// start returns when the server answers.
+func (e *ownEtcd) start() {
+	e.Helper()
+	e.cmd = exec.Command(program(e.T, "tanist-lab"), "etcd", "--dir", e.dir, "--client", e.client, "--peer", e.peer)
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	e.cmd.Stdout, e.cmd.Stderr = &out, &out
+	if err := e.cmd.Start(); err != nil {
+		e.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // its data is thrown away
-		_ = cmd.Wait()
-	})
-	store, err := clientv3.New(clientv3.Config{Endpoints: []string{client}, Logger: zap.NewNop()})
+	store, err := clientv3.New(clientv3.Config{Endpoints: []string{e.client}, Logger: zap.NewNop()})
 	if err != nil {
-		t.Fatal(err)
+		e.Fatal(err)
 	}
 	defer store.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
 	defer cancel()
 	for {
 		attempt, done := context.WithTimeout(ctx, time.Second)
 		_, err := store.Get(attempt, "/")
 		done()
 		if err == nil {
-			return client
+			return
 		}
 		if ctx.Err() != nil {
-			t.Fatalf("etcd does not answer: %v\n%s", err, out.String())
+			e.Fatalf("etcd does not answer: %v\n%s", err, out.String())
 		}
 	}
 }
 
-// controllerFile writes a configuration whose controller leaves a mark if it is ever started.
+// controllerFile writes a configuration whose controller creates the file mark if it is ever
+// started.
 func controllerFile(t *testing.T, change func(map[string]string)) (file, mark string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testbed.Dir(t)
 	mark = filepath.Join(dir, "started")
 	v := map[string]string{
 		"etcd": "http://" + address(t), "name": "ctl-x", "command": fmt.Sprintf("[/bin/sh, -c, 'touch %s; sleep 60']", mark),
@@ -118,7 +129,8 @@ state_dir: %s
 	return file, mark
 }
 
-// TestBadInput: one clear message, the right exit code, and no controller that was started and left.
+// TestBadInput: bad input leads to one clear message and the right exit code, and starts no
+// controller.
 func TestBadInput(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
@@ -130,7 +142,7 @@ func TestBadInput(t *testing.T) {
 		change func(map[string]string)
 		code   int
 		say    []string // regular expressions
-		places int      // mistakes that are told with file:line:column
+		places int      // mistakes reported with file:line:column
 	}{
 		{"an unknown key", func(v map[string]string) { v["more"] = "leese: {}\n" }, 78, []string{`leese`}, 1},
 		{"a wrong type", func(v map[string]string) { v["more"] = "yield_wait: soon\n" }, 78, []string{`yield_wait`, `soon`}, 1},
@@ -145,8 +157,8 @@ func TestBadInput(t *testing.T) {
 			[]string{`leese`, `yield_wait`, `run\.command`},
 			3,
 		},
-		{"a command that is not there", func(v map[string]string) { v["command"], v["etcd"] = "[/no/such/program]", store }, 78, []string{`/no/such/program`}, 0},
-		{"a store that can't be reached", func(map[string]string) {}, 69, []string{`etcd`, `127\.0\.0\.1`}, 0},
+		{"a command that does not exist", func(v map[string]string) { v["command"], v["etcd"] = "[/no/such/program]", store }, 78, []string{`/no/such/program`}, 0},
+		{"an unreachable store", func(map[string]string) {}, 69, []string{`etcd`, `127\.0\.0\.1`}, 0},
 		{"a port in use", func(v map[string]string) { v["etcd"], v["http"] = store, strings.TrimPrefix(store, "http://") }, 1, []string{`listen\.http`, `in use`}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -157,11 +169,11 @@ func TestBadInput(t *testing.T) {
 			}
 			for _, say := range tc.say {
 				if !regexp.MustCompile(say).MatchString(msg) {
-					t.Errorf("the message does not say %s", say)
+					t.Errorf("the message does not match %s", say)
 				}
 			}
 			if found := len(at.FindAllString(msg, -1)); found < tc.places {
-				t.Errorf("%d places are named, want %d", found, tc.places)
+				t.Errorf("the message names %d places, want %d", found, tc.places)
 			}
 			if _, err := os.Stat(mark); err == nil {
 				t.Error("the controller was started")
@@ -173,7 +185,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestRefusedLogin: the store knows users, and the sidecar has no password.
+// TestRefusedLogin: the store requires a login, and the sidecar has no password.
 func TestRefusedLogin(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
@@ -205,8 +217,8 @@ func TestRefusedLogin(t *testing.T) {
 	}
 }
 
-// TestSecondProcessWithTheSameName: while ctl-a of a running cluster lives, nobody else can be ctl-a; the first one is not
-// disturbed.
+// TestSecondProcessWithTheSameName: while ctl-a of a running cluster lives, no other process can be
+// ctl-a, and the first is not disturbed.
 func TestSecondProcessWithTheSameName(t *testing.T) {
 	l := start(t)
 	file, mark := controllerFile(t, func(v map[string]string) { v["name"], v["etcd"] = "ctl-a", l.Etcd })

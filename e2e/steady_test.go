@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The limits of what Tanist may cost.
+// Limits of what Tanist may cost.
 const (
 	maxRSS    = 30 << 20 // bytes, of a sidecar
 	maxCPU    = 0.5      // per cent of a core, of a sidecar
@@ -19,7 +19,7 @@ const (
 
 // TestBinarySize: the production binary, stripped, is at most 30 MiB.
 func TestBinarySize(t *testing.T) {
-	info, err := os.Stat(filepath.Join(bin, "tanist"))
+	info, err := os.Stat(program(t, "tanist"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func rss(t *testing.T, pid int) int64 {
 	return 0
 }
 
-// cpu returns the time that all threads of a process have run.
+// cpu returns the CPU time that all threads of a process have used.
 func cpu(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
@@ -71,8 +71,8 @@ func cpu(t *testing.T, pid int) time.Duration {
 	return sum
 }
 
-// TestSteadyState: while nothing happens, a sidecar needs at most 30 MiB and 0.5 % of a core. Measured with the default lease
-// on both sides, while users and agents are at work.
+// TestSteadyState: an idle sidecar needs at most 30 MiB and 0.5 % of a core. Both sides are
+// measured with the default lease, while users and agents are at work.
 func TestSteadyState(t *testing.T) {
 	for _, profile := range []string{"default", "fast"} {
 		t.Run(profile, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestSteadyState(t *testing.T) {
 			if *full {
 				window, slack = 30*time.Second, 1
 			}
-			time.Sleep(3 * time.Second) // the start is not the steady state
+			time.Sleep(3 * time.Second) // the start is not part of the steady state
 			before := map[string]time.Duration{}
 			for _, s := range l.Sides {
 				before[s.Name] = cpu(t, l.PIDs[s.Name])
@@ -96,7 +96,8 @@ func TestSteadyState(t *testing.T) {
 				if memory > maxRSS {
 					t.Errorf("%s has %d bytes, want at most %d", s.Name, memory, maxRSS)
 				}
-				// The fast profile beats five times a second, and says so; the promise is for the default one.
+				// The fast profile writes a beat five times a second, and is documented to cost
+				// more. The limit is for the default one.
 				if profile == "default" && share > slack*maxCPU {
 					t.Errorf("%s uses %.2f %% of a core, want at most %.2f", s.Name, share, slack*maxCPU)
 				}

@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/internal/testbed"
+)
+
+// chaos makes random faults in a court.
+type chaos struct {
+	*court
+	*rand.Rand
+	tanist string
+	frozen bool // the store
+	n      int
+}
+
+// TestNeverTwoUnderRandomFaults: whatever combination of faults real processes meet, there are never
+// two controllers, and once the faults have ended, one serves. E2E_SEED repeats the faults of a run,
+// though not their timing; TANIST_LONG makes the run longer.
+func TestNeverTwoUnderRandomFaults(t *testing.T) {
+	t.Parallel()
+	lasts := 30 * time.Second
+	if os.Getenv("TANIST_LONG") != "" {
+		lasts = 10 * time.Minute
+	}
+	seed, err := strconv.ParseUint(os.Getenv("E2E_SEED"), 10, 64)
+	if err != nil {
+		seed = uint64(time.Now().UnixNano())
+	}
+	for _, policy := range []string{"stop", "failsafe"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			t.Logf("seed %d", seed)
+			c := &chaos{court: newCourt(t, "ctl-a", "ctl-b", "ctl-c"), Rand: rand.New(rand.NewPCG(seed, 0)), tanist: program(t, "tanist")}
+			secret := filepath.Join(testbed.Dir(t), "secret")
+			if err := os.WriteFile(secret, []byte("of all sidecars here"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range c.seats {
+				s.http, s.more = address(t), fmt.Sprintf("on_store_loss: %s\nfailsafe: {secret_file: %q}\n", policy, secret)
+				c.start(s, c.tanist)
+			}
+			c.serves(20*time.Second, c.seats...)
+			for end := time.Now().Add(lasts); time.Now().Before(end) && !t.Failed(); {
+				for range 1 + c.IntN(4) {
+					c.fault()
+					time.Sleep(time.Duration(c.IntN(3000)) * time.Millisecond) // the faults' spacing is random too
+				}
+				c.mend()
+				c.serves(90*time.Second, c.seats...)
+				c.judge()
+			}
+		})
+	}
+}
+
+// fault makes one fault.
+func (c *chaos) fault() {
+	c.Helper()
+	s := c.seats[c.IntN(len(c.seats))]
+	faults := []struct {
+		name string
+		do   func()
+	}{
+		{"killed, restarted", func() { c.again(s, syscall.SIGKILL) }},
+		{"told to end, restarted", func() { c.again(s, syscall.SIGTERM) }},
+		{"reloaded", func() { c.again(s, syscall.SIGUSR2) }},
+		{"killed with another configuration", func() {
+			s.lease = []string{"{profile: default}", "{profile: fast}", "{ttl: 15s, validity: 12s, renew_every: 1s, stop_budget: 1s}"}[c.IntN(3)]
+			c.again(s, syscall.SIGKILL)
+		}},
+		{"frozen", func() { s.sidecar.Signal(syscall.SIGSTOP) }},
+		{"thawed", func() { s.sidecar.Signal(syscall.SIGCONT) }},
+		{"controller killed", func() { c.strike(s, false) }},
+		{"guard killed", func() { c.strike(s, true) }},
+		{"sidecar and guard killed", func() { murder(s.sidecar); c.strike(s, true); c.again(s, syscall.SIGKILL) }},
+		{"role key removed", func() { c.try(clientv3.OpDelete(c.key(election.ActiveKey))) }},
+		{"planned move to it", func() { c.move(s.name) }},
+		{"planned move to it, and killed", func() { c.move(s.name); c.again(s, syscall.SIGKILL) }},
+		{"paused", func() { c.try(clientv3.OpPut(c.key(election.PauseKey), `{"by":"ana"}`)) }},
+		{"paused by garbage", func() { c.try(clientv3.OpPut(c.key(election.PauseKey), "garbage")) }},
+		{"resumed", func() { c.try(clientv3.OpDelete(c.key(election.PauseKey))) }},
+		{"garbage for an heir", func() { c.try(clientv3.OpPut(c.key(election.HeirKey), "garbage")) }},
+		{"garbage for a request", func() { c.try(clientv3.OpPut(c.key(election.RequestKey), "garbage")) }},
+		{"store frozen", func() { c.freezeStore(true) }},
+		{"store thawed", func() { c.freezeStore(false) }},
+		{"store restarted", func() { c.freezeStore(false); c.store.stop(); c.store.start() }},
+	}
+	f := faults[c.IntN(len(faults))]
+	c.n++
+	c.Logf("%s fault %d: %s: %s", time.Now().Format("05.000"), c.n, s.name, f.name)
+	f.do()
+}
+
+func (c *chaos) key(name string) string { return "/tanist/e2e/" + name }
+
+// try asks the store, which may be away.
+func (c *chaos) try(op clientv3.Op) (resp clientv3.OpResponse) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		resp, _ = c.client.Do(c.Context(), op) // a store that is away carries it out later, or never
+	}()
+	select {
+	case <-done:
+		return resp
+	case <-time.After(time.Second):
+		return clientv3.OpResponse{}
+	}
+}
+
+// move asks for a planned move.
+func (c *chaos) move(to string) {
+	got := c.try(clientv3.OpGet(c.key(election.ActiveKey))).Get()
+	if got == nil || len(got.Kvs) == 0 {
+		return
+	}
+	if a, err := election.DecodeActive(got.Kvs[0].Value); err == nil {
+		r := election.Request{ID: strconv.Itoa(c.n), Op: election.OpSwitchover, To: to, By: "ana", Term: a.Term, For: time.Minute}
+		c.try(clientv3.OpPut(c.key(election.RequestKey), string(r.Encode())))
+		time.Sleep(time.Duration(c.IntN(300)) * time.Millisecond) // what follows hits any step of it
+	}
+}
+
+// again ends a seat's sidecar by a signal, and starts the next.
+func (c *chaos) again(s *seat, by syscall.Signal) {
+	s.sidecar.Signal(by)
+	if by != syscall.SIGKILL {
+		s.sidecar.Signal(syscall.SIGCONT)
+		select {
+		case <-s.sidecar.Ended():
+		case <-time.After(15 * time.Second):
+			murder(s.sidecar)
+		}
+	}
+	<-s.sidecar.Ended()
+	c.start(s, c.tanist)
+}
+
+// strike kills a seat's controller, or its guard.
+func (c *chaos) strike(s *seat, guard bool) {
+	if _, err := os.Stat(filepath.Join(s.dir, "stamps")); err != nil {
+		return
+	}
+	pid, ago := c.last(s)
+	if ago > 100*time.Millisecond {
+		return
+	}
+	if guard {
+		if pid = parent(c.T, pid); pid == 1 {
+			return
+		}
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(comm)) != "tanist-guard" {
+			return
+		}
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+}
+
+func (c *chaos) freezeStore(freeze bool) {
+	signal := syscall.SIGCONT
+	if freeze {
+		signal = syscall.SIGSTOP
+	}
+	_ = c.store.cmd.Process.Signal(signal)
+	c.frozen = freeze
+}
+
+// mend ends all faults.
+func (c *chaos) mend() {
+	c.freezeStore(false)
+	for _, s := range c.seats {
+		select {
+		case <-s.sidecar.Ended(): // it may exit if the store was away when it started
+			c.start(s, c.tanist)
+		default:
+			s.sidecar.Signal(syscall.SIGCONT)
+		}
+	}
+	c.try(clientv3.OpDelete(c.key(election.PauseKey)))
+	c.try(clientv3.OpDelete(c.key(election.RequestKey)))
+}
+
+// TestReadOnlyStateDirectoryIsRefused: a sidecar that cannot write its state directory is refused
+// before it touches anything, whether another one runs or is gone: what it would leave to the next
+// process could not be recorded. The other side takes over.
+func TestReadOnlyStateDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: only root can mount")
+	}
+	tanist := program(t, "tanist")
+	c := newCourt(t, "ctl-a", "ctl-b")
+	a, b := c.begin(tanist, tanist)
+	refused := func(when string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "unshare", "-m", "/bin/sh", "-c", `mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$0" sidecar -c "$1/ctl.yml"`,
+			tanist, a.dir)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 78 || !strings.Contains(string(out), "state_dir") || !strings.Contains(string(out), "read-only file system") {
+			t.Errorf("%s: exit code %d: %s", when, code, out)
+		}
+	}
+	refused("while another runs")
+	c.until("ctl-a serves on, term 1", time.Second, func(active *election.Active, _ map[string]election.State) bool {
+		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
+	})
+	murder(a.sidecar)
+	_ = a.sidecar.End(5 * time.Second)
+	refused("after the other was killed")
+	c.serves(30*time.Second, b)
+	c.start(a, tanist)
+	c.is(a, election.StateReady, 20*time.Second)
+	c.judge()
+}
