@@ -1,5 +1,6 @@
-# The lab's base: Debian with what the services need. FROM is what scripts/compose-image made with debootstrap, so no
-# image registry is needed; where there is one, any Debian bookworm image will do.
+# The lab's base: Debian with what the services need. FROM is the result of debootstrap in
+# scripts/compose-image, so no image registry is needed. With a registry, any Debian bookworm image
+# will do.
 ARG FROM
 FROM ${FROM}
 RUN printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d \

@@ -1,5 +1,5 @@
-# The token of an agentwatch: reads its cluster, writes its own status, and can neither touch the role key nor end a
-# controller's lease. Write your cluster's name for "orders".
+# The token of an agentwatch: reads its cluster and writes its own status, and can neither write the role key nor end a
+# controller's lease. Replace "orders" with your cluster's name.
 
 key_prefix "tanist/orders/" {
   policy = "read"
@@ -9,7 +9,7 @@ key_prefix "tanist/orders/agents/" {
   policy = "write"
 }
 
-# An agentwatch's sessions are on a catalog entry of their own.
+# An agentwatch's sessions are on their own catalog entry.
 node "tanistagents-orders" {
   policy = "write"
 }

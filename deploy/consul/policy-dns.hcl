@@ -1,4 +1,4 @@
-# What DNS needs to answer while the default policy is deny. Give it to the anonymous token, or to the agents' tokens.dns.
+# What DNS needs to answer under a default policy of deny. Give it to the anonymous token, or to the agents' tokens.dns.
 
 node_prefix "" {
   policy = "read"

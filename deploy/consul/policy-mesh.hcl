@@ -1,5 +1,5 @@
-# The token of the mesh proxy beside a controller. It speaks in the name of the service, so it is worth as much as the service is.
-# Write your service's name for "orders".
+# The token of the mesh proxy next to a controller. It acts for the service, so protect it like the service itself.
+# Replace "orders" with your service's name.
 
 service "orders" {
   policy = "write"

@@ -1,5 +1,5 @@
-# The token of a person with the tanist command: sees everything of a cluster, and may ask (switchover, pause, settings). It
-# can't claim, release or end a lease; the sidecars carry out what is asked. Write your cluster's name for "orders".
+# The token of an operator who uses the tanist command: reads everything of a cluster, and may make requests (switchover, pause).
+# It cannot claim, release or end a lease; the sidecars carry out the requests. Replace "orders" with your cluster's name.
 
 key_prefix "tanist/orders/" {
   policy = "read"
@@ -13,11 +13,11 @@ key "tanist/orders/pause" {
   policy = "write"
 }
 
-key "tanist/orders/settings" {
+key_prefix "tanist/orders/members/" {
   policy = "write"
 }
 
-# To see the leases and the registration with Consul's own means.
+# To see the leases and the registration with Consul's own tools.
 node "tanist-orders" {
   policy = "read"
 }

@@ -1,4 +1,4 @@
-# The token of `tanist haproxy`: follows the active and nothing more. Write your cluster's name for "orders".
+# The token of `tanist haproxy`: follows the active controller, nothing else. Replace "orders" with your cluster's name.
 
 key "tanist/orders/active" {
   policy = "read"

@@ -1,4 +1,4 @@
-# Who may connect to the active through the mesh. Write your own services for "web".
+# Which services may connect to the active controller through the mesh. Replace "web" with your own services.
 #
 #   consul config write service-intentions.hcl
 

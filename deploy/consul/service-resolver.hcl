@@ -1,5 +1,5 @@
-# For clusters in which other instances share the name of the active (consul.service.name): whoever asks the mesh for the
-# service gets the active. With Tanist's registration alone it changes nothing.
+# For clusters in which other instances share the active controller's service name (consul.service.name): the mesh resolves the
+# service to the active controller. With Tanist's registration alone it changes nothing.
 #
 #   consul config write service-resolver.hcl
 
@@ -14,5 +14,5 @@ Subsets = {
   }
 }
 
-# A connection to a former active is of no use to anybody.
+# A connection to a former active controller is useless.
 ConnectTimeout = "2s"

@@ -50,12 +50,13 @@ func rules(t *testing.T) []rule {
 	return all
 }
 
-// known returns the metrics that the commands show: every text in their source that is a metric's name, and no more.
+// known returns the metrics that the commands show: every text in their source that is a metric's
+// name, and no more.
 func known(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
 	whole := regexp.MustCompile(`^tanist_[a-z_]+$`)
-	files, err := filepath.Glob(filepath.Join("..", "..", "cmd", "tanist", "*.go"))
+	files, err := filepath.Glob(filepath.Join("..", "..", "cmd", "tanist", "daemon", "*.go"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("cannot find the source of the metrics: %v", err)
 	}
@@ -132,7 +133,7 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// TestRules: whoever is woken must be told what is wrong and what to do.
+// TestRules: an alert must tell the person on call what is wrong and what to do.
 func TestRules(t *testing.T) {
 	seen := map[string]bool{}
 	for _, r := range rules(t) {
