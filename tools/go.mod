@@ -1,6 +1,6 @@
 module github.com/tanist/tanist/tools
 
-go 1.26.7
+go 1.26.8
 
 tool github.com/go-task/task/v3/cmd/task
 

@@ -1,7 +1,7 @@
 // The tools of the Consul tests, pinned: a server to test against. Never shipped.
 module github.com/tanist/tanist/tools/consul
 
-go 1.26.0
+go 1.26.8
 
 tool github.com/hashicorp/consul
 

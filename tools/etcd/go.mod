@@ -1,6 +1,6 @@
 module github.com/tanist/tanist/tools/etcd
 
-go 1.26.7
+go 1.26.8
 
 tool (
 	go.etcd.io/etcd/etcdctl/v3

@@ -1,6 +1,6 @@
 module github.com/tanist/tanist/tools/golangci
 
-go 1.26.7
+go 1.26.8
 
 tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
