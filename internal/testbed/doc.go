@@ -1,5 +1,5 @@
 // Package testbed contains what tests of real processes share: binaries, addresses, directories,
-// and processes whose logs are printed when the test fails.
+// processes whose logs are printed when the test fails, and a control for claims about time.
 //
 // It is for tests only, which the layout test enforces. Every address is free a moment before its
 // use and out of reach of outgoing connections. Every process has ended when its test is over. With
