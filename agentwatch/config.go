@@ -52,6 +52,7 @@ const (
 // Agent is one agent of a [Watch].
 type Agent struct {
 	Name string
+	Key  string // prefix of the agent's keys in the errors of Validate, as in "agents[0]."
 	// Command and the values of Env are text/templates over [Data].
 	Command     []string
 	Env         map[string]string
@@ -266,12 +267,8 @@ func (c Config) Validate() error {
 		w.bad("agents: there are none")
 	}
 	taken := claims{names: map[string]bool{}, paths: map[string]string{}}
-	for i, a := range c.Agents {
-		key := ""
-		if len(c.Agents) > 1 {
-			key = fmt.Sprintf("agents[%d].", i)
-		}
-		a.validate(&w, c.Cluster, key, taken)
+	for _, a := range c.Agents {
+		a.validate(&w, c.Cluster, taken)
 	}
 	return errors.Join(w...)
 }
@@ -305,8 +302,9 @@ type claims struct {
 	paths map[string]string // path → agent
 }
 
-// validate checks one agent; key is the prefix of its keys.
-func (a Agent) validate(w *wrongs, cluster, key string, taken claims) {
+// validate checks one agent.
+func (a Agent) validate(w *wrongs, cluster string, taken claims) {
+	key := a.Key
 	if err := election.CheckName(a.Name); err != nil {
 		w.bad("%sname: %v", key, err)
 	} else if taken.names[a.Name] {

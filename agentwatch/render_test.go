@@ -130,7 +130,7 @@ func TestNewRefusesWhatIsWrongAllAtOnce(t *testing.T) {
 		}, []string{"run.files[0].template", "Nonsense"}},
 		{"on_change", func(c *Config) { c.Agents[0].OnChange.Action = "reload" }, []string{`on_change.action: "reload"`}},
 		{"exec", func(c *Config) { c.Agents[0].OnChange.Action = Exec }, []string{"on_change.exec: is empty"}},
-		{"names", func(c *Config) { c.Agents = append(c.Agents, c.Agents[0]) }, []string{`agents[1].name: "agt-1" is taken`}},
+		{"names", func(c *Config) { c.Agents = append(c.Agents, c.Agents[0]); c.Agents[1].Key = "agents[1]." }, []string{`agents[1].name: "agt-1" is taken`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := base()

@@ -612,14 +612,9 @@ func (d *decoder) checkAgent(a *Agent) {
 		d.checkAgentRun("run", *a.Run)
 	}
 	d.checkOnChange("on_change", a.OnChange)
-	names := map[string]bool{}
 	for i, one := range a.Agents {
 		path := fmt.Sprintf("agents[%d]", i)
 		d.name(path+".name", one.Name)
-		if names[one.Name] {
-			d.wrong(path+".name", "%q is the name of another agent", one.Name)
-		}
-		names[one.Name] = true
 		d.checkAgentRun(path+".run", one.Run)
 		if one.OnChange != nil {
 			d.checkOnChange(path+".on_change", *one.OnChange)
@@ -636,7 +631,6 @@ func (d *decoder) checkAgentRun(path string, r AgentRun) {
 		d.executable(path+".command", r.Command, r.Dir, r.Env["PATH"])
 	}
 	d.signal(path+".stop_signal", r.StopSignal)
-	d.positive(path+".stop_timeout", r.StopTimeout)
 	d.user(path+".user", r.User)
 	d.output(path+".output", r.Output)
 	d.env(path+".env", r.Env)
@@ -673,17 +667,8 @@ func (d *decoder) checkHAProxy(h *HAProxy) {
 	d.store(h.Store, h.Etcd, h.Consul)
 	d.name("name", h.Name)
 	d.readable("haproxy.template", h.HAProxy.Template)
-	names := map[string]bool{h.Cluster: true}
 	for i, v := range h.Clusters {
-		path := fmt.Sprintf("clusters[%d]", i)
-		d.name(path+".cluster", v.Cluster)
-		if names[v.Cluster] {
-			d.wrong(path+".cluster", "%q is there already", v.Cluster)
-		}
-		names[v.Cluster] = true
-		if v.Bind == "" {
-			d.wrong(path+".bind", "it is missing: where users reach this cluster")
-		}
+		d.name(fmt.Sprintf("clusters[%d].cluster", i), v.Cluster)
 	}
 	for i, hook := range h.Hooks {
 		d.executable(fmt.Sprintf("hooks[%d].command", i), hook.Command, "", "")

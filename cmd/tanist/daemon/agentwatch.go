@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -124,7 +125,7 @@ func agentwatchConfig(c *config.Agent, log zerolog.Logger) (agentwatch.Config, e
 	if c.Run != nil {
 		agents = []config.OneOf{{Name: c.Name, Run: *c.Run}}
 	}
-	for _, a := range agents {
+	for i, a := range agents {
 		change := c.OnChange
 		if a.OnChange != nil {
 			change = *a.OnChange
@@ -132,6 +133,9 @@ func agentwatchConfig(c *config.Agent, log zerolog.Logger) (agentwatch.Config, e
 		agent, err := makeAgent(a, change, log)
 		if err != nil {
 			return cfg, err
+		}
+		if c.Run == nil {
+			agent.Key = fmt.Sprintf("agents[%d].", i)
 		}
 		cfg.Agents = append(cfg.Agents, agent)
 	}

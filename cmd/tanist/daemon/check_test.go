@@ -12,6 +12,7 @@ import (
 func TestConfigCheckRunsWhatTheStartRuns(t *testing.T) {
 	const controller = "kind: controller\ncluster: orders\nname: ctl-a\nrun: {command: [/bin/sh], url: \"http://10.0.0.11:8080\"}\n"
 	const agent = "kind: agent\ncluster: orders\nname: agt-1\nrun: {command: [/bin/sh]}\n"
+	const fleet = "kind: agent\ncluster: orders\nname: agt-1\nagents:\n"
 	const proxy = "kind: haproxy\ncluster: orders\nhaproxy: {config: /no/such/haproxy.cfg, bind: \":8080\", admin_socket: /run/a.sock}\n"
 	const address = "kind: vip\ncluster: orders\ncontroller: ctl-a\n"
 	repository := func(keys string) string { return controller + "repository: {dsn_file: /dev/null, " + keys + "}\n" }
@@ -66,6 +67,12 @@ func TestConfigCheckRunsWhatTheStartRuns(t *testing.T) {
 		{"a gate without a password", repository("role: r, secret: {gate: {listen: \"127.0.0.1:6432\"}}"), "repository.secret.gate.password_file: without a password"},
 		{"a status that is renewed too often", agent + "presence_ttl: 5s\n", "f.yml:5:15: presence_ttl: 5s is not between 10s and 10m"},
 		{"an agent that is never probed", agent + "probe: {fall: 0}\n", "f.yml:5:15: probe.fall: 0 is not at least 1"},
+		{"an agent that gets no time to stop", strings.Replace(agent, "[/bin/sh]", "[/bin/sh], stop_timeout: 0s", 1), "f.yml:4:41: run.stop_timeout: 0s is not a positive duration"},
+		{"one agent of a list that gets no time to stop", fleet + "- {name: a, run: {command: [/bin/sh], stop_timeout: 0s}}\n", "f.yml:5:53: agents[0].run.stop_timeout: 0s is not a positive duration"},
+		{"two agents of a name", fleet + "- {name: a, run: {command: [/bin/sh]}}\n- {name: a, run: {command: [/bin/sh]}}\n", "f.yml:6:10: agents[1].name: \"a\" is taken by another agent"},
+		{"two clusters of a name behind a proxy", proxy + "clusters:\n- {cluster: orders, bind: \":1\"}\n", "f.yml:5:13: clusters[0].cluster: \"orders\" is listed twice"},
+		{"a cluster that users reach nowhere", proxy + "clusters:\n- {cluster: other}\n", "f.yml:5:4: clusters[0].bind: is empty"},
+		{"a proxy with one slot", strings.Replace(proxy, "haproxy: {", "haproxy: {slots: 1, ", 1), "f.yml:3:18: haproxy.slots: 1; 2 to 64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, err := config.Parse([]byte(c.text), config.Options{File: "f.yml", Env: func(string) string { return "" }})
