@@ -40,6 +40,8 @@ func vipHelper(args []string) (code int, is bool) {
 		err = vipController()
 	case "vip-client", "vip-judge":
 		err = vipWatchAll(args[1] == "vip-judge", args[2:])
+	case "vip-kernel":
+		err = vipKernel(args[2:], vipPrint())
 	case "vip-connections":
 		err = vipConnections(args[2], args[3])
 	case "vip-forward":
@@ -213,10 +215,22 @@ func vipForever(ips []string) error {
 // vipSeen is one observation of the client or the judge, as a line of JSON.
 type vipSeen struct {
 	At   int64  `json:"at"`
-	Kind string `json:"kind"` // http, ping, answer (to a probe), claim (unsolicited)
+	Kind string `json:"kind"` // http, ping, answer (to a probe), claim (unsolicited), or what a kernel did
 	IP   string `json:"ip"`
 	Who  string `json:"who,omitempty"` // the name for http, the hardware address for answer and claim
 	N    int64  `json:"n,omitempty"`   // the number of the probe that was answered
+}
+
+// vipPrint returns a function that prints observations. Any goroutine may call it.
+func vipPrint() func(vipSeen) {
+	var mu sync.Mutex
+	out := bufio.NewWriter(os.Stdout)
+	return func(s vipSeen) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = json.NewEncoder(out).Encode(s)
+		_ = out.Flush()
+	}
 }
 
 // vipWatchAll asks the addresses 100 times a second by HTTP and by ping or, as the judge, asks 50
@@ -228,14 +242,7 @@ func vipWatchAll(judge bool, ips []string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	var mu sync.Mutex
-	out := bufio.NewWriter(os.Stdout)
-	see := func(s vipSeen) {
-		mu.Lock()
-		defer mu.Unlock()
-		_ = json.NewEncoder(out).Encode(s)
-		_ = out.Flush()
-	}
+	see := vipPrint()
 	var all sync.WaitGroup
 	errs := make(chan error, 10)
 	for _, text := range ips {

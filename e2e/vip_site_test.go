@@ -27,6 +27,9 @@ const (
 	vip6 = "fd66::100"
 )
 
+// vipPatience is how long a test waits for what happens within seconds unless the machine is busy.
+const vipPatience = 2 * time.Minute
+
 // vipSite is two hosts and a client on one Ethernet: network namespaces connected by a bridge. etcd
 // runs outside and is reached through the bridge.
 type vipSite struct {
@@ -34,7 +37,8 @@ type vipSite struct {
 	dir    string
 	tag    string
 	self   string // this binary
-	store  string
+	etcd   *etcdtest.Cluster
+	store  string // its URL on the site
 	a, b   *vipHost
 	client *vipHost
 	judge  *vipHost
@@ -62,8 +66,7 @@ func newVIPSite(t *testing.T) *vipSite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &vipSite{t: t, dir: testbed.Dir(t), tag: strings.ToLower(rand.Text()[:6]), self: self}
-	etcd := etcdtest.Start(t, 1)
+	s := &vipSite{t: t, dir: testbed.Dir(t), tag: strings.ToLower(rand.Text()[:6]), self: self, etcd: etcdtest.Start(t, 1)}
 	// The bridge and the path to etcd have a namespace of their own, so that two runs on one
 	// machine do not meet.
 	lan := "lan-" + s.tag
@@ -73,7 +76,7 @@ func newVIPSite(t *testing.T) *vipSite {
 	s.run("ip", "-n", lan, "addr", "add", "10.66.0.254/24", "dev", "br0")
 	s.run("ip", "-n", lan, "link", "set", "br0", "up")
 	s.run("ip", "-n", lan, "link", "set", "lo", "up")
-	s.store = "http://" + s.forward(lan, "10.66.0.254:0", etcd.Addr(0))
+	s.store = "http://" + s.forward(lan, "10.66.0.254:0", s.etcd.Addr(0))
 	s.a, s.b, s.client = s.host(lan, "a", 1), s.host(lan, "b", 2), s.host(lan, "c", 9)
 	s.judge = s.host(lan, "j", 8)
 	t.Cleanup(func() {
@@ -94,6 +97,7 @@ func (s *vipSite) host(lan, name string, n int) *vipHost {
 	s.run("ip", "netns", "add", h.space)
 	s.t.Cleanup(func() { s.try("ip", "netns", "del", h.space) })
 	s.t.Cleanup(h.end)
+	s.run("ip", "-n", lan, "netns", "set", h.space, strconv.Itoa(n)) // for the kernels' record
 	s.run("ip", "-n", h.space, "link", "add", "eth0", "type", "veth", "peer", "name", h.port, "netns", lan)
 	s.run("ip", "netns", "exec", h.space, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
 	s.run("ip", "-n", h.space, "addr", "add", fmt.Sprintf("10.66.0.%d/24", n), "dev", "eth0")
@@ -341,7 +345,7 @@ func (s *vipSite) role(h *vipHost) string {
 // settled waits until one host serves and the other is ready, and returns them.
 func (s *vipSite) settled() (active, passive *vipHost) {
 	s.t.Helper()
-	s.await(60*time.Second, "one host serves and the other is ready", func() bool {
+	s.await(vipPatience, "one host serves and the other is ready", func() bool {
 		switch a, b := s.role(s.a), s.role(s.b); {
 		case a == "serving" && b == "ready":
 			active, passive = s.a, s.b
