@@ -36,9 +36,10 @@ func TestAgentwatchAndProxyReapAsInit(t *testing.T) {
 			if err := os.WriteFile(file, []byte(rest+head), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			// An orphan that ends right after its parent, made before PID 1 becomes Tanist: Tanist
+			// An orphan that is made before PID 1 becomes Tanist, and ends when it is told to: Tanist
 			// must reap it.
-			script := "(sh -c 'sleep 0.5 & exit'); exec " + tanist + " " + kind + " -c " + file
+			told := filepath.Join(dir, kind+".told")
+			script := "(sh -c 'while ! test -e " + told + "; do sleep 0.05; done & exit'); exec " + tanist + " " + kind + " -c " + file
 			cmd := exec.Command("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script)
 			cmd.Stderr = t.Output()
 			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -62,14 +63,19 @@ func TestAgentwatchAndProxyReapAsInit(t *testing.T) {
 				return pids
 			}
 			orphaned := false
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 				if own := children(cmd.Process.Pid); len(own) == 1 {
 					init = own[0]
 				}
 				comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", init))
 				became := strings.TrimSpace(string(comm)) == "tanist"
 				left := children(init)
-				orphaned = orphaned || (init != 0 && len(left) > 0)
+				if became && !orphaned && len(left) > 0 {
+					orphaned = true
+					if err := os.WriteFile(told, nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
 				if became && orphaned && len(left) == 0 {
 					return
 				}

@@ -14,7 +14,8 @@ import (
 	"github.com/tanist/tanist/internal/testbed"
 )
 
-const patience = 40 * time.Second
+// patience bounds every wait for what must come; test machines are busy.
+const patience = time.Minute
 
 // edit replaces a text that the file must contain.
 func edit(t *testing.T, path, old, now string) {
@@ -54,7 +55,7 @@ func TestReloadWithATypoLetsGoOfNothing(t *testing.T) {
 	if err := p.End(patience); err != nil {
 		t.Errorf("it did not detach: %v", err)
 	}
-	p.Await(`"reason":"detached"`, time.Second)
+	p.Await(`"reason":"detached"`, patience)
 	// The next process adopts what was left, and ends it.
 	next := testbed.Start(t, start())
 	next.Await(`"state":"serving"`, patience)
@@ -110,7 +111,8 @@ func TestWhatIsIgnoredAtTheStartStaysIgnored(t *testing.T) {
 	servers := etcdtest.Start(t, 1)
 	start, access := soloSidecar(t, servers.Endpoints()[0])
 	sidecar := start()
-	run := []string{sidecar.Path, "run", "-C", "jobs", "--endpoints", servers.Endpoints()[0], "--", "sh", "-c", "echo up; sleep 1; echo down"}
+	told := filepath.Join(t.TempDir(), "told")
+	run := []string{sidecar.Path, "run", "-C", "jobs", "--endpoints", servers.Endpoints()[0], "--", "sh", "-c", "while ! test -e " + told + "; do sleep 0.05; done; echo down"}
 	for name, args := range map[string][]string{"sidecar": sidecar.Args, "run": run} {
 		t.Run(name, func(t *testing.T) {
 			p := testbed.Start(t, exec.Command("sh", append([]string{"-c", `trap '' HUP INT; exec "$@"`, "sh"}, args...)...))
@@ -118,6 +120,9 @@ func TestWhatIsIgnoredAtTheStartStaysIgnored(t *testing.T) {
 			p.Signal(syscall.SIGINT)
 			p.Signal(syscall.SIGHUP)
 			if name == "run" {
+				if err := os.WriteFile(told, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
 				p.Await("down", patience)
 			} else {
 				p.Signal(syscall.SIGTERM)

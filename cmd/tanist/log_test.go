@@ -171,7 +171,7 @@ func quiet(ctx context.Context, args ...string) int {
 // becomesActive waits until the cluster that access selects has an active controller.
 func becomesActive(t *testing.T, access []string) {
 	t.Helper()
-	if code := quiet(t.Context(), append([]string{"wait", "--for", "active", "--timeout", "40s"}, access...)...); code != 0 {
+	if code := quiet(t.Context(), append([]string{"wait", "--for", "active", "--timeout", patience.String()}, access...)...); code != 0 {
 		t.Errorf("nobody is active: exit code %d", code)
 	}
 }
@@ -202,7 +202,7 @@ func TestLogThatNobodyReadsStopsNothing(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := ends(t, cmd, 30*time.Second); err != nil {
+	if err := ends(t, cmd, patience); err != nil {
 		t.Errorf("the planned end: %v", err)
 	}
 	hasReleased(t, access)
@@ -226,7 +226,7 @@ func TestLogWhoseReaderIsGoneEndsNothing(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := ends(t, cmd, 30*time.Second); err != nil {
+	if err := ends(t, cmd, patience); err != nil {
 		t.Errorf("the planned end: %v", err)
 	}
 }
@@ -256,7 +256,7 @@ func TestRunSurvivesItsLog(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			err := ends(t, cmd, 30*time.Second)
+			err := ends(t, cmd, patience)
 			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 5 || out.String() != "ran\n" {
 				t.Errorf("the command ended with %v and said %q, want exit code 5 and %q", err, out.String(), "ran\n")
 			}

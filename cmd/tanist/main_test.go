@@ -45,7 +45,7 @@ func (s suite) Run() int { return testbed.Main(s.M) }
 // demoController is a controller that serves at its argument until it is told to end.
 func demoController() {
 	server := http.Server{
-		Addr: os.Args[1], ReadHeaderTimeout: time.Second,
+		Addr: os.Args[1], ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getenv("TANIST_NAME")) }),
 	}
 	if err := server.ListenAndServe(); err != nil {

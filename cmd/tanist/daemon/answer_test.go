@@ -75,7 +75,7 @@ func TestAgentwatchBelievesASidecarOfItsCluster(t *testing.T) {
 			all := watch.Snapshot().Agents
 			return len(all) > 0 && all[0].Follows == "ctl-a"
 		}
-		for deadline := time.Now().Add(10 * time.Second); watch.Counters().Asks == 0 || tc.want && !follows(); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); watch.Counters().Asks == 0 || tc.want && !follows(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%+v", watch.Snapshot())
 			}

@@ -415,7 +415,7 @@ func (m march) measure(t *testing.T, kind string, p place) (p99 time.Duration, m
 // take 100 KiB. What the gRPC proxy, which has the same processors, makes of it is reported.
 func TestFleetFollows(t *testing.T) {
 	m, long := marching(t)
-	bound := 10 * time.Second
+	bound := 30 * time.Second
 	if long {
 		bound = 600 * time.Millisecond
 	}
@@ -469,7 +469,7 @@ func TestFleetFollowsOnConsul(t *testing.T) {
 	for _, agent := range c.Clients {
 		p.urls, p.pids = append(p.urls, agent.URL()), append(p.pids, agent.PID())
 	}
-	bound := 10 * time.Second
+	bound := 30 * time.Second
 	if long {
 		bound = 600 * time.Millisecond
 	}

@@ -72,9 +72,18 @@ func TestHooksGetTheirFactsInTheEnvironmentAndOnStdinAndNoArguments(t *testing.T
 
 // A hook that ends with others keeping its input and output open, or that reads nothing, holds up nothing.
 func TestHookThatIsLateIsEndedWithItsChildren(t *testing.T) {
-	run := hooks(map[string][]config.Command{"on_active": {{"sh", "-c", "sleep 1000 & wait"}}}, starter{})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	begun := filepath.Join(t.TempDir(), "begun")
+	run := hooks(map[string][]config.Command{"on_active": {{"sh", "-c", "sleep 1000 & touch " + begun + "; wait"}}}, starter{})
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	go func() { // it is late once it runs, not before
+		for ctx.Err() == nil {
+			if _, err := os.Stat(begun); err == nil {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	if err := run(ctx, "on_active", nil); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("got %v", err)
 	}
