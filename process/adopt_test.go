@@ -62,7 +62,7 @@ func TestSecondSidecarIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := e.cfg
-	cfg.AnswerWithin = 100 * time.Millisecond
+	cfg.AnswerWithin = time.Second
 	if _, err := Adopt(t.Context(), cfg); err == nil || errors.Is(err, ErrNothingToAdopt) || !strings.Contains(err.Error(), "another sidecar keeps this program") {
 		t.Errorf("adopt: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestAdoptedGuardThatIsKilled(t *testing.T) {
 		dir := t.TempDir()
 		s := startSidecar(t, reign{validity: 10 * time.Second, children: 3, noCgroup: noCgroup, dir: dir, still: noCgroup})
 		s.kill()
-		s = startSidecar(t, reign{validity: time.Second, noCgroup: noCgroup, dir: dir, mark: s.mark}) // soon to be waited for
+		s = startSidecar(t, reign{validity: shortLease, noCgroup: noCgroup, dir: dir, mark: s.mark}) // soon to be waited for
 		if !s.adopted {
 			t.Fatal("not adopted")
 		}

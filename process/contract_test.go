@@ -52,7 +52,7 @@ func testContract(t *testing.T, make func(t *testing.T, program string) Driver) 
 	}
 	t.Run("runs until it is stopped", func(t *testing.T) {
 		d, mark := start(t, polite, soon(time.Minute))
-		if err := d.Stop(t.Context(), 15*time.Second); err != nil {
+		if err := d.Stop(t.Context(), longEnough); err != nil {
 			t.Fatal(err)
 		}
 		mustBeGone(t, mark)
@@ -84,7 +84,7 @@ func testContract(t *testing.T, make func(t *testing.T, program string) Driver) 
 	})
 	t.Run("lives as long as the deadline moves", func(t *testing.T) {
 		d, mark := start(t, polite, soon(time.Minute))
-		first := soon(time.Second)
+		first := soon(3 * time.Second)
 		setDeadline(d.(interface{ current() *handle }).current(), first)
 		d.Extend(soon(time.Minute))
 		eventually(t, "the first deadline passes", func() bool { return election.BootClock() > first })
@@ -428,11 +428,15 @@ func TestPIDFileOfAStrangerIsNotBelieved(t *testing.T) {
 	}
 	pidFile := filepath.Join(dir, "pid")
 	cfg := scriptConfig(t, "sh", "-c", `touch "$0/begun"; while ! [ -s "$0/pid" ]; do sleep 0.01; done; setsid sleep 1000 >/dev/null 2>&1 &`, dir)
-	cfg.User, cfg.Dir, cfg.PIDFile, cfg.StartWithin = "nobody", dir, pidFile, 3*time.Second
+	cfg.User, cfg.Dir, cfg.PIDFile, cfg.StartWithin = "nobody", dir, pidFile, 10*time.Second
 	var stranger *exec.Cmd
+	written := make(chan struct{})
 	go func() {
-		for !exists(filepath.Join(dir, "begun")) {
-			time.Sleep(time.Millisecond)
+		defer close(written)
+		for until := time.Now().Add(longEnough); !exists(filepath.Join(dir, "begun")); time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				return
+			}
 		}
 		stranger = exec.Command("sleep", "1000") // of root, and younger than the guard
 		if err := stranger.Start(); err == nil {
@@ -443,7 +447,7 @@ func TestPIDFileOfAStrangerIsNotBelieved(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "names no process that was started with it") {
 		t.Errorf("err = %v", err)
 	}
-	if stranger == nil || stranger.Process == nil {
+	if <-written; stranger == nil || stranger.Process == nil {
 		t.Fatal("there was no stranger")
 	}
 	if unix.Kill(stranger.Process.Pid, 0) != nil || kernel.IsZombie(stranger.Process.Pid) {
@@ -470,7 +474,7 @@ func TestLostPIDFileIsNotGone(t *testing.T) {
 			if err := d.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			setDeadline(d.current(), soon(2*time.Second))
+			setDeadline(d.current(), soon(5*time.Second))
 			main := d.PID()
 			defer unix.Kill(main, unix.SIGKILL) //nolint:errcheck // most likely it is dead
 			if err := lose(cfg.PIDFile); err != nil {
@@ -553,7 +557,7 @@ func TestCommandsRunAsTheProgramsUser(t *testing.T) {
 	if err := d.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Stop(t.Context(), 300*time.Millisecond); err != nil {
+	if err := d.Stop(t.Context(), 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	// With no guard left, the sidecar itself asks and kills.

@@ -116,7 +116,7 @@ func TestKilledSidecarsTreeEndsByTheDeadline(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late, main []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, reign{validity: 400 * time.Millisecond, children: 5, noCgroup: noCgroup})
+			s := startSidecar(t, reign{validity: shortLease, children: 5, noCgroup: noCgroup})
 			died := deathOf(t, s.main)
 			s.kill()
 			if len(torture.Living(s.mark)) == 0 && election.BootClock() < s.deadline {
@@ -161,7 +161,7 @@ func deathOf(t *testing.T, pid int) <-chan election.Instant {
 
 func TestFrozenSidecarsTreeEndsByTheDeadline(t *testing.T) {
 	t.Parallel()
-	frozenSidecar(t, 400*time.Millisecond)
+	frozenSidecar(t)
 }
 
 // The same where every core has four others to serve.
@@ -177,14 +177,14 @@ func TestFrozenSidecarsTreeEndsByTheDeadlineOnABusyHost(t *testing.T) {
 			_ = busy.Wait()
 		})
 	}
-	frozenSidecar(t, 2*time.Second)
+	frozenSidecar(t)
 }
 
-func frozenSidecar(t *testing.T, validity time.Duration) {
+func frozenSidecar(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late, main []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, reign{validity: validity, children: 5, noCgroup: noCgroup})
+			s := startSidecar(t, reign{validity: shortLease, children: 5, noCgroup: noCgroup})
 			died := deathOf(t, s.main)
 			s.freeze()
 			eventually(t, "the tree is gone", func() bool { return len(torture.Living(s.mark)) == 0 })
@@ -209,7 +209,7 @@ func TestSidecarEndsTheTreeOfAKilledGuard(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var took []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, reign{validity: 2 * time.Second, children: 5, noCgroup: noCgroup})
+			s := startSidecar(t, reign{validity: 10 * time.Second, children: 5, noCgroup: noCgroup})
 			began := election.BootClock()
 			if err := unix.Kill(s.guard, unix.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -232,7 +232,7 @@ func TestSidecarEndsTheTreeOfAFrozenGuard(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		var late []time.Duration
 		for range trials(t, 2) {
-			s := startSidecar(t, reign{validity: 400 * time.Millisecond, children: 5, noCgroup: noCgroup})
+			s := startSidecar(t, reign{validity: shortLease, children: 5, noCgroup: noCgroup})
 			frozen := election.BootClock()
 			if err := unix.Kill(s.guard, unix.SIGSTOP); err != nil {
 				t.Fatal(err)
@@ -246,7 +246,7 @@ func TestSidecarEndsTheTreeOfAFrozenGuard(t *testing.T) {
 			}
 			mustBeGone(t, s.mark)
 			// The last deadline that a frozen guard can have acknowledged.
-			late = append(late, election.BootClock().Sub(frozen.Add(400*time.Millisecond)))
+			late = append(late, election.BootClock().Sub(frozen.Add(shortLease)))
 		}
 		report(t, "tree gone after the frozen guard's deadline", late)
 	})
@@ -276,7 +276,7 @@ func TestLateRenewalIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := e.tree
-	deadline := soon(700 * time.Millisecond)
+	deadline := soon(3 * time.Second) // far enough for the guard to be frozen before it
 	setDeadline(k, deadline)
 	eventually(t, "the guard has heard of it", func() bool {
 		k.mu.Lock()
@@ -308,7 +308,7 @@ func TestRenewedProgramOutlivesItsFirstDeadline(t *testing.T) {
 	if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	first := soon(time.Second)
+	first := soon(3 * time.Second)
 	setDeadline(e.tree, first)
 	e.Extend(soon(time.Minute))
 	e.Extend(soon(time.Second)) // earlier: ignored
@@ -532,8 +532,8 @@ func TestZombiesDoNotPileUp(t *testing.T) {
 		return n
 	}
 	for until := soon(500 * time.Millisecond); election.BootClock() < until; {
-		if n := zombies(); n > 100 {
-			t.Fatalf("%d zombies", n)
+		if zombies() > 100 { // a guard that does not run for a moment is late, and no more
+			eventually(t, "the zombies are reaped", func() bool { return zombies() <= 100 })
 		}
 	}
 }

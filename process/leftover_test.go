@@ -73,7 +73,7 @@ func TestWipedEnvironmentIsNotGone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := Config{Command: []string{"sleep", "1000"}, StateDir: dir, Log: testLog(t)}
-	s := startSidecar(t, reign{validity: 2 * time.Second, children: 3, noCgroup: true, dir: dir, still: true})
+	s := startSidecar(t, reign{validity: shortLease, children: 3, noCgroup: true, dir: dir, still: true})
 	freezeGuard(t, s.guard)
 	s.kill()
 	_ = unix.Kill(s.guard, unix.SIGKILL)
@@ -145,7 +145,7 @@ func TestLateSearchDoesNotWaitAgain(t *testing.T) {
 func TestReignAfterTheOldDeadlinesStartsAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := startSidecar(t, reign{validity: 2 * time.Second, children: 3, noCgroup: true, dir: dir, still: true})
+	s := startSidecar(t, reign{validity: shortLease, children: 3, noCgroup: true, dir: dir, still: true})
 	freezeGuard(t, s.guard)
 	s.kill()
 	_ = unix.Kill(s.guard, unix.SIGKILL)
@@ -185,7 +185,7 @@ func TestLeftoversAreFoundWithoutAnyFile(t *testing.T) {
 	bothWays(t, func(t *testing.T, noCgroup bool) {
 		for _, guardLives := range []bool{true, false} {
 			dir := t.TempDir()
-			s := startSidecar(t, reign{validity: 2 * time.Second, children: 3, noCgroup: noCgroup, dir: dir, still: noCgroup})
+			s := startSidecar(t, reign{validity: shortLease, children: 3, noCgroup: noCgroup, dir: dir, still: noCgroup})
 			freezeGuard(t, s.guard)
 			s.kill()
 			if !guardLives {
@@ -199,7 +199,7 @@ func TestLeftoversAreFoundWithoutAnyFile(t *testing.T) {
 			}
 			// Once it has been found, a guard goes on, and ends its tree for its deadline.
 			found := zerolog.HookFunc(func(*zerolog.Event, zerolog.Level, string) { _ = unix.Kill(s.guard, unix.SIGCONT) })
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute/2)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*longEnough)
 			err := New(Config{Command: []string{"sleep", "1000"}, StateDir: dir, Log: testLog(t).Hook(found)}).settle(ctx, false)
 			cancel()
 			if noCgroup == (err == nil) { // without a cgroup it is found and killed, and not proved

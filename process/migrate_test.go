@@ -95,8 +95,8 @@ func TestMigrationThatFailsPreventsTheStart(t *testing.T) {
 		within, validity   time.Duration
 	}{
 		{"it exits", "exit 3", "the migration failed: exit status 3", time.Minute, time.Minute},
-		{"it takes too long", "exec sleep 1000", "the migration failed: it did not end within 2s", 2 * time.Second, time.Minute},
-		{"the lease ends", "exec sleep 1000", "the migration failed: guard: lease deadline passed", time.Minute, 2 * time.Second},
+		{"it takes too long", "exec sleep 1000", "the migration failed: it did not end within 5s", 5 * time.Second, time.Minute},
+		{"the lease ends", "exec sleep 1000", "the migration failed: guard: lease deadline passed", time.Minute, 5 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,7 @@ func TestRunOnceReportsHowItEnded(t *testing.T) {
 		{"good", "exit 0", "", time.Minute},
 		{"bad", "echo; echo 'no key listen in orders.conf'; echo more; exit 3", "exit status 3: no key listen in orders.conf", time.Minute},
 		{"silent", "exit 4", "exit status 4", time.Minute},
-		{"endless", "echo reading; exec sleep 1000", "it did not end within 2s: reading", 2 * time.Second},
+		{"endless", "echo reading; exec sleep 1000", "it did not end within 5s: reading", 5 * time.Second},
 		{"with its environment", `test "$MODE" = passive`, "", time.Minute},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

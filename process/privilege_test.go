@@ -43,7 +43,8 @@ func testGifted(dir string) int {
 	keep("program", Config{OOMScore: 300})
 	keep("elevated", Config{OOMScore: 400, NewPrivs: true})
 	argv := say("check")
-	argv[2] = "sleep 0.3; " + argv[2] // it gets its score a moment after its start
+	// it gets its score a moment after its start
+	argv[2] = "n=0; while read -r score </proc/$$/oom_score_adj; [ $score = 300 ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done; " + argv[2]
 	cmd := exec.Command(argv[0], argv[1:]...)
 	if err := errors.Join(StartConfined(cmd, true), cmd.Wait()); err != nil {
 		fmt.Println(err)

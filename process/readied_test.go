@@ -103,6 +103,7 @@ func TestDismissedGuardHasEnded(t *testing.T) {
 	e := newExec(t, Config{Command: []string{"sleep", "60"}, StateDir: dir})
 	e.Prepare()
 	made := e.ahead.mark
+	awaitAhead(t, e) // or its end could take longer than Dismiss waits
 	if err := e.Dismiss(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +126,7 @@ func TestPreparedIsFaster(t *testing.T) {
 			e := newExec(t, Config{Command: []string{"sleep", "60"}})
 			if ahead {
 				e.Prepare()
-				guard := aheadOf(t, e)
-				eventually(t, "the guard waits", func() bool { return stateOf(guard.Pid) == 'S' && named(guard.Pid) == wire.GuardName })
+				awaitAhead(t, e)
 			}
 			began := time.Now()
 			if err := e.Start(t.Context(), nil, soon(time.Minute)); err != nil {
@@ -144,6 +144,13 @@ func TestPreparedIsFaster(t *testing.T) {
 	}
 	report(t, "start", cold)
 	report(t, "start with a guard that was started ahead", warm)
+}
+
+// awaitAhead waits until the guard that was started ahead is up.
+func awaitAhead(t *testing.T, e *Exec) {
+	t.Helper()
+	guard := aheadOf(t, e)
+	eventually(t, "the guard waits", func() bool { return stateOf(guard.Pid) == 'S' && named(guard.Pid) == wire.GuardName })
 }
 
 func named(pid int) string {

@@ -78,7 +78,7 @@ func startSystemd(t *testing.T) (address, units string) {
 		}
 	})
 	socket := filepath.Join(run, "systemd", "private")
-	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for limit := time.Now().Add(longEnough); ; time.Sleep(5 * time.Millisecond) {
 		// the file is there a moment before anybody listens
 		if conn, err := net.Dial("unix", socket); err == nil {
 			_ = conn.Close()
