@@ -39,7 +39,7 @@ func startPooler(t *testing.T, r *repository, users map[string]string, settings 
 	for name, password := range users {
 		fmt.Fprintf(&list, "%q %q\n", name, password)
 	}
-	ini := fmt.Sprintf("[databases]\n* = host=%s port=%d\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\nunix_socket_dir=\nauth_type=scram-sha-256\nauth_file=%s/users\npool_mode=session\nserver_login_retry=1\nquery_wait_timeout=2\n%s\n",
+	ini := fmt.Sprintf("[databases]\n* = host=%s port=%d\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%d\nunix_socket_dir=\nauth_type=scram-sha-256\nauth_file=%s/users\npool_mode=session\nserver_login_retry=1\nquery_wait_timeout=10\n%s\n",
 		r.server.Host, r.server.Port, port, dir, settings)
 	for name, content := range map[string]string{"users": list.String(), "ini": ini} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {

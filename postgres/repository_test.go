@@ -17,6 +17,10 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
+// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
+// machine may take seconds for what takes milliseconds on a quiet one.
+const longEnough = time.Minute
+
 // shared is the server of all tests that do not need one of their own.
 var shared = sync.OnceValues(func() (*private.Server, error) {
 	return private.Start(context.Background(), private.Options{BinDir: os.Getenv("TANIST_PG_BINDIR"), Settings: map[string]string{
@@ -116,7 +120,7 @@ func (r *repository) fence(name string) *Fence {
 // raise raises the fence and returns the secret.
 func (r *repository) raise(f *Fence, term election.Term) string {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), longEnough)
 	defer cancel()
 	env, err := f.Raise(ctx, term)
 	if err != nil {
@@ -135,7 +139,7 @@ func password(t testing.TB, env []string) string {
 }
 
 func (r *repository) login(name, secret string) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), longEnough)
 	defer cancel()
 	return pgx.Connect(ctx, r.server.DSN(r.role(name), secret, r.database))
 }

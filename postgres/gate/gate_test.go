@@ -299,7 +299,7 @@ func testGatePausedPastItsDeadlinePassesNothing(t *testing.T, r *repository) {
 			t.Fatal(err)
 		}
 	}
-	deadline := election.BootClock().Add(500 * time.Millisecond)
+	deadline := election.BootClock().Add(2 * time.Second) // the gate is stopped before that
 	extend(deadline)
 	if err := private.Freeze(t.Context(), process.Pid); err != nil {
 		t.Fatal(err)

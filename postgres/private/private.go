@@ -298,7 +298,7 @@ func (s *Server) launch(ctx context.Context) error {
 	s.process, s.exited = cmd.Process, exited
 	s.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // for loaded machines
 	defer cancel()
 	for {
 		conn, err := pgx.Connect(ctx, s.SuperDSN("postgres"))
@@ -378,7 +378,7 @@ func (s *Server) end(signal syscall.Signal) {
 	_ = process.Signal(signal) // if it has gone already, exited is closed
 	select {
 	case <-exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		// The whole session: postmaster and its children have it as their process group leader or
 		// parent.
 		_ = syscall.Kill(-process.Pid, syscall.SIGKILL)
