@@ -25,6 +25,10 @@ import (
 	"github.com/tanist/tanist/internal/testbed"
 )
 
+// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
+// machine may take seconds for what takes milliseconds on a quiet one.
+const longEnough = time.Minute
+
 // long reports whether the tests run in their full length.
 func long() bool { return os.Getenv("TANIST_LONG") == "1" }
 
@@ -143,7 +147,7 @@ func (c *controller) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.srv != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), longEnough)
 		defer cancel()
 		_ = c.srv.Shutdown(ctx)
 		_ = c.srv.Close()
@@ -334,7 +338,7 @@ func (b *bed) up() {
 // until waits for a condition that must become true.
 func (b *bed) until(what string, f func() bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !f(); {
+	for deadline := time.Now().Add(longEnough); !f(); {
 		if time.Now().After(deadline) {
 			b.t.Fatalf("does not come true: %s; status %+v", what, b.proxy.Status())
 		}
@@ -344,7 +348,7 @@ func (b *bed) until(what string, f func() bool) {
 
 // get sends one request to the virtual URL, on its own connection.
 func (b *bed) get() (code int, body string) {
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: longEnough}
 	resp, err := c.Get("http://" + b.front + "/")
 	if err != nil {
 		return 0, err.Error()
@@ -368,7 +372,7 @@ func (b *bed) routedNowhere() {
 func (b *bed) servers() (have map[string]server) {
 	b.t.Helper()
 	b.until("HAProxy answers", func() bool {
-		v, err := socket{b.cfg.AdminSocket, 5 * time.Second}.look(b.t.Context())
+		v, err := socket{b.cfg.AdminSocket, longEnough}.look(b.t.Context())
 		have = v.servers["orders"]
 		return err == nil
 	})

@@ -37,25 +37,27 @@ func TestMoveTakesMillisecondsAndNoReload(t *testing.T) {
 			b.store.publish(cs[0].record(1, election.StateServing))
 			b.routedTo(cs[0])
 			pid := b.proxy.Status().HAProxyPID
-			var took []time.Duration
+			late := testbed.Lateness(t)
+			var took, ours []time.Duration // in all, and without the time that the machine took
 			for i := range times(40, 200) {
 				c := cs[(i+1)%2]
-				began := time.Now()
+				lost, began := late(), time.Now()
 				b.store.publish(c.record(election.Term(i+2), election.StateServing))
 				b.routedTo(c)
 				took = append(took, time.Since(began))
+				ours = append(ours, took[i]-(late()-lost))
 			}
 			t.Logf("publish → routed: %s", quantiles(took))
-			slices.Sort(took)
+			slices.Sort(ours)
 			// The bounds without LONG leave room for other work on the same cores.
 			median, worst := 60*time.Millisecond, 2*time.Second
 			if long() {
 				median, worst = 10*time.Millisecond, 50*time.Millisecond
 			}
-			if m := took[len(took)/2]; m > median {
+			if m := ours[len(ours)/2]; m > median {
 				t.Errorf("median %v, want at most %v", m, median)
 			}
-			if m := took[len(took)-1]; m > worst {
+			if m := ours[len(ours)-1]; m > worst {
 				t.Errorf("max %v, want at most %v", m, worst)
 			}
 			if s := b.proxy.Status(); s.Reloads != 0 || s.HAProxyPID != pid {
@@ -72,7 +74,7 @@ func TestPassivesAreInMaintenanceNotDown(t *testing.T) {
 	c.kill() // as a passive is
 	b.store.publish(a.record(1, election.StateServing))
 	b.routedTo(a)
-	answer, err := socket{b.cfg.AdminSocket, time.Second}.ask(t.Context(), "show stat -1 4 -1")
+	answer, err := socket{b.cfg.AdminSocket, longEnough}.ask(t.Context(), "show stat -1 4 -1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +105,7 @@ func TestOldSessionsAreCut(t *testing.T) {
 			b.routedTo(c)
 			select {
 			case <-ended:
-			case <-time.After(20 * time.Second):
+			case <-time.After(longEnough):
 				t.Error("a session to the old active is still there")
 			}
 		})
@@ -138,7 +140,7 @@ func TestSessionsInOldWorkersAreCut(t *testing.T) {
 	b.routedTo(c)
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(longEnough):
 		t.Error("a session to the old active is still there, in the old worker")
 	}
 }
@@ -194,9 +196,7 @@ func TestStartupPortMustAccept(t *testing.T) {
 	if s := b.servers()[c.addr]; !s.maint() {
 		t.Errorf("a controller whose startup port is closed is in rotation: %+v", s)
 	}
-	if s := b.servers()[a.addr]; !s.maint() {
-		t.Errorf("the old active is still in rotation: %+v", s)
-	}
+	b.until("the old active is out of rotation", func() bool { return b.servers()[a.addr].maint() })
 	c.start()
 	b.routedTo(c)
 	// HAProxy's own check takes it out when it dies while the record is still serving, and lets
@@ -221,7 +221,7 @@ func TestNameThatDidNotResolveAtStartIsRouted(t *testing.T) {
 		t.Fatalf("the server is %q", chosen)
 	}
 	// Tanist knows no record, and so does not touch what the test does here in its place.
-	if _, err := (socket{b.cfg.AdminSocket, 5 * time.Second}).ask(t.Context(), commands...); err != nil {
+	if _, err := (socket{b.cfg.AdminSocket, longEnough}).ask(t.Context(), commands...); err != nil {
 		t.Fatal(err)
 	}
 	if s := b.servers()[name]; s.addr != at || s.maint() {
@@ -298,7 +298,7 @@ func TestHAProxyRestartedIsRestored(t *testing.T) {
 	}
 	// Somebody interferes.
 	for n := range b.servers() {
-		if _, err := (socket{b.cfg.AdminSocket, time.Second}).ask(t.Context(), "set server orders/"+n+" state ready"); err != nil {
+		if _, err := (socket{b.cfg.AdminSocket, longEnough}).ask(t.Context(), "set server orders/"+n+" state ready"); err != nil {
 			t.Fatal(err)
 		}
 	}

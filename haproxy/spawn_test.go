@@ -245,6 +245,7 @@ func TestSpawnedHAProxyLivesOnAndIsAdopted(t *testing.T) {
 	}
 	// A second Tanist with the same sockets is refused, by name.
 	second := b.startProcess()
+	second.WaitDelay = longEnough // it starts no HAProxy that would hold its output open
 	if err := second.Wait(); err == nil || b.logs.count(fmt.Sprintf("another tanist haproxy (PID %d) owns", tanist.Process.Pid)) != 1 {
 		t.Errorf("the second ended with %v", err)
 	}
@@ -255,6 +256,7 @@ func TestSpawnedHAProxyLivesOnAndIsAdopted(t *testing.T) {
 	kill(tanist)
 	tanist = b.startProcess()
 	waitFor(t, "it is adopted again", func() bool { return b.logs.count("adopted HAProxy") == 2 })
+	tanist.WaitDelay = longEnough // it ends its HAProxy
 	if err := tanist.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +384,7 @@ func TestOrphanedWorkerIsKilled(t *testing.T) {
 
 func waitFor(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(longEnough); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("does not come true: %s", what)
 		}
