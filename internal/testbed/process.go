@@ -81,7 +81,7 @@ func (p *Process) Await(pattern string, within time.Duration) []string {
 		select {
 		case <-said:
 		case <-ended: // its last output may still be in the pipe
-			late, ended = time.After(min(within, time.Second)), nil
+			late, ended = time.After(min(within, 10*time.Second)), nil
 		case <-late:
 			p.tb.Fatalf("%s has not said %s within %v (it has ended: %v)", p.Path, pattern, within, ended == nil)
 		}
