@@ -152,6 +152,7 @@ func TestTooMuchIsRefused(t *testing.T) {
 func TestConnectionsAreLimited(t *testing.T) {
 	at := running(t, Config{Answers: map[string]Answer{"/active": func() (bool, any) { return true, nil }}})
 	var idle []net.Conn
+	begun := time.Now()
 	defer func() {
 		for _, c := range idle {
 			c.Close()
@@ -187,6 +188,9 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}()
 	select {
 	case err := <-answered:
+		if time.Since(begun) >= New(Config{}).http.ReadHeaderTimeout {
+			t.Skip("NOT TESTED: on this loaded machine the server has given up the first connections before the last one was made")
+		}
 		t.Fatalf("one more than %d was answered: %v", webAtOnce, err)
 	case <-time.After(100 * time.Millisecond):
 	}
@@ -196,7 +200,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it was not answered when there was room again")
 	}
 }

@@ -157,7 +157,7 @@ func TestHTTP(t *testing.T) {
 		{"/endless", HTTPOptions{}, ""},
 	} {
 		t.Run(tc.path+tc.err, func(t *testing.T) {
-			d := 10 * time.Second
+			d := time.Minute
 			if strings.Contains(tc.err, "in time") {
 				d = 100 * time.Millisecond
 			}
@@ -310,7 +310,7 @@ func pidIn(t *testing.T, path string) int {
 // gone waits until no process has pid (a zombie that init has not reaped counts as gone).
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			return
