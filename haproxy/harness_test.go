@@ -348,7 +348,7 @@ func (b *bed) until(what string, f func() bool) {
 
 // get sends one request to the virtual URL, on its own connection.
 func (b *bed) get() (code int, body string) {
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: longEnough}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: longEnough / 3}
 	resp, err := c.Get("http://" + b.front + "/")
 	if err != nil {
 		return 0, err.Error()

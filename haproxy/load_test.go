@@ -258,7 +258,7 @@ func TestQueueIsHandedOutWhileTheActiveHasRoom(t *testing.T) {
 	}
 	defer stream.Close()
 	for range 3 {
-		if code, body := b.get(); code != 200 { // it would be answered when the hold ends
+		if code, body := b.get(); code != 200 { // gives up before the hold ends
 			t.Fatalf("a request was left in the queue: %d %s", code, body)
 		}
 	}
