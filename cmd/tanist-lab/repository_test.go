@@ -116,7 +116,7 @@ func TestDemoController(t *testing.T) {
 	mux.HandleFunc("GET /{$}", d.page)
 	srv := httptest.NewServer(mux)
 	defer srv.Close()
-	client := &http.Client{Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: time.Minute}
 
 	first, err := sendWork(t.Context(), client, srv.URL, "one")
 	if err != nil {
