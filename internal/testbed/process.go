@@ -88,10 +88,14 @@ func (p *Process) Await(pattern string, within time.Duration) []string {
 	}
 }
 
-// Signal sends a signal.
+// Signal sends a signal. After SIGSTOP it returns once the process has stopped.
 func (p *Process) Signal(s syscall.Signal) {
 	p.tb.Helper()
-	if err := p.Process.Signal(s); err != nil {
+	err := p.Process.Signal(s)
+	if err == nil && s == syscall.SIGSTOP {
+		err = Freeze(p.Process.Pid)
+	}
+	if err != nil {
 		p.tb.Fatalf("cannot send %v to %s: %v", s, p.Path, err)
 	}
 }

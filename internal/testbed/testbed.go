@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -24,7 +26,11 @@ func Addresses(tb testing.TB, n int) []string {
 		if len(found) == n {
 			return found
 		}
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(22000))
+		port := 10000 + rand.N(22000)
+		if !reserve(tb, port) {
+			continue
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		l, err := new(net.ListenConfig).Listen(context.WithoutCancel(tb.Context()), "tcp", address)
 		if err == nil {
 			defer l.Close() // held until all are found, so that all differ
@@ -33,6 +39,26 @@ func Addresses(tb testing.TB, n int) []string {
 	}
 	tb.Fatalf("cannot find %d free ports between 10000 and 32000", n)
 	return nil
+}
+
+// reserve reports whether no other test, of this process or another, has been given a port. A test has
+// it until its end, so that no other takes it before its use, or between two uses.
+func reserve(tb testing.TB, port int) bool {
+	tb.Helper()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("tanist-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		f.Close()
+		return false
+	}
+	tb.Cleanup(func() { f.Close() })
+	return true
 }
 
 // Address returns one of [Addresses].
