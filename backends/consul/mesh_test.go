@@ -122,7 +122,7 @@ func TestMeshReachesTheActive(t *testing.T) {
 	upstream := neighbour(c, 210) + ":9191"
 	consulCommand(t, c, c.Servers[0], web, "connect", "proxy", "-service", "web", "-upstream", "orders:"+upstream)
 
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	through := func() string {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+upstream+"/", nil)
 		must(t, err)
@@ -137,7 +137,7 @@ func TestMeshReachesTheActive(t *testing.T) {
 	reaches := func(want string) {
 		t.Helper()
 		start, got := time.Now(), ""
-		for time.Since(start) < 60*time.Second {
+		for time.Since(start) < 2*patience {
 			if got = through(); got == want {
 				t.Logf("the mesh reaches %s after %v", want, time.Since(start).Round(time.Millisecond))
 				return
@@ -150,7 +150,7 @@ func TestMeshReachesTheActive(t *testing.T) {
 		t.Helper()
 		snap, err := h.store.Read(t.Context())
 		must(t, err)
-		lease, err := h.store.Grant(t.Context(), time.Minute)
+		lease, err := h.store.Grant(t.Context(), 10*time.Minute)
 		must(t, err)
 		a := election.Active{Controller: h.name, Term: snap.Breadcrumb.Term + 1, Incarnation: "1", State: election.StateServing, URL: "http://" + h.ip + ":8080"}
 		must(t, h.store.Claim(t.Context(), claimOf(snap, lease, a)))
@@ -202,7 +202,7 @@ func prepared(t *testing.T, c *consultest.Cluster, raw *api.Client, want string)
 	t.Helper()
 	var definition api.PreparedQueryDefinition
 	must(t, json.Unmarshal([]byte(deployed(t, "prepared-query.json")), &definition))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, _, err := raw.PreparedQuery().Create(&definition, new(api.WriteOptions).WithContext(ctx))
 	must(t, err)

@@ -29,7 +29,7 @@ func TestTokenRotatedOnDisk(t *testing.T) {
 	write(first + "\n")
 	config := Config{Cluster: "orders", Address: c.Servers[0].URL(), TokenFile: file, Log: logger(t)}
 	config.TLS.CAFile = c.CAFile
-	s, lease, _ := holder(t, config, "ctl-a", time.Minute)
+	s, lease, _ := holder(t, config, "ctl-a", 10*time.Minute)
 	renew := func(when string) {
 		t.Helper()
 		if err := renewed(t.Context(), s, lease, true); err != nil {

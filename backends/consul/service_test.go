@@ -93,7 +93,7 @@ func dig(ctx context.Context, server, name string, kind dnsmessage.Type) (answer
 // ask is dig that must be answered.
 func ask(t *testing.T, server, name string, kind dnsmessage.Type) answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a, err := dig(ctx, server, name, kind)
 	must(t, err)
@@ -104,7 +104,7 @@ func ask(t *testing.T, server, name string, kind dnsmessage.Type) answer {
 func answered(t *testing.T, server, name, want string) {
 	t.Helper()
 	var got answer
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if got = ask(t, server, name, dnsmessage.TypeA); got.String() == want {
 			return
 		}
@@ -139,7 +139,7 @@ func TestDNSAnswersWithTheActive(t *testing.T) {
 		must(t, s.Publish(t.Context(), lease, a))
 	}
 	is("at first", none)
-	a, first, recordA := holder(t, config, "ctl-a", time.Minute)
+	a, first, recordA := holder(t, config, "ctl-a", 10*time.Minute)
 	is("starting", none)
 	publish(a, first, recordA, election.StateServing, "http://127.0.0.2:8081")
 	is("serving", "127.0.0.2")
@@ -164,7 +164,7 @@ func TestDNSAnswersWithTheActive(t *testing.T) {
 	defer b.Close()
 	snap, err := b.Read(t.Context())
 	must(t, err)
-	second, err := b.Grant(t.Context(), time.Minute)
+	second, err := b.Grant(t.Context(), 10*time.Minute)
 	must(t, err)
 	recordB := election.Active{Controller: "ctl-b", Term: 2, Incarnation: "ctl-b-1"}
 	claim := claimOf(snap, second, recordB)
@@ -206,7 +206,7 @@ func TestAnnouncerRepairs(t *testing.T) {
 	must(t, err)
 
 	config := Config{Cluster: "orders", Address: host.URL(), Log: logger(t), Service: &Service{Name: "shop", Connect: true}}
-	a, lease, record := holder(t, config, "ctl-a", time.Minute)
+	a, lease, record := holder(t, config, "ctl-a", 10*time.Minute)
 	other, err := Open(config) // a passive, which runs an announcer too
 	must(t, err)
 	defer other.Close()
@@ -328,7 +328,7 @@ func TestNeverTwoAnswers(t *testing.T) {
 				must(t, err)
 			}
 		}
-		lease, err = s.Grant(t.Context(), time.Minute)
+		lease, err = s.Grant(t.Context(), 10*time.Minute)
 		must(t, err)
 		a := election.Active{Controller: fmt.Sprintf("ctl-%d", i%2), Term: snap.Breadcrumb.Term + 1, Incarnation: "1", State: election.StateStarting}
 		claim := claimOf(snap, lease, a)

@@ -21,6 +21,9 @@ import (
 	"github.com/tanist/tanist/election/electiontest"
 )
 
+// patience bounds calls that must succeed, and waits for what must come, on a loaded machine.
+const patience = time.Minute
+
 // quickTTL makes sessions short enough to test their end. The doubling of the TTL remains.
 const quickTTL = `session_ttl_min = "1s"`
 
@@ -247,7 +250,7 @@ func TestLockDelayKeepsClaimsOut(t *testing.T) {
 	const delay = 1500 * time.Millisecond
 	c := consultest.Start(t, consultest.Options{Config: quickTTL})
 	config := Config{Cluster: "orders", Address: c.Servers[0].URL(), MinTTL: time.Second, LockDelay: delay, Log: logger(t)}
-	_, lease, _ := holder(t, config, "ctl-a", time.Minute)
+	_, lease, _ := holder(t, config, "ctl-a", 10*time.Minute)
 	b, err := Open(config)
 	must(t, err)
 	defer b.Close()
@@ -265,7 +268,7 @@ func TestLockDelayKeepsClaimsOut(t *testing.T) {
 		if !snap.Vacant() {
 			t.Fatalf("the role key outlived its session: %+v", snap)
 		}
-		fresh, err := b.Grant(t.Context(), time.Minute)
+		fresh, err := b.Grant(t.Context(), 10*time.Minute)
 		must(t, err)
 		attempts++
 		asked := time.Now()
@@ -278,24 +281,24 @@ func TestLockDelayKeepsClaimsOut(t *testing.T) {
 			lease = fresh
 			break
 		}
-		if time.Since(ended) > delay+20*time.Second {
+		if time.Since(ended) > delay+patience {
 			t.Fatalf("no claim succeeded: %v", err)
 		}
 		must(t, b.Revoke(t.Context(), fresh))
 		select {
 		case <-hints:
-		case <-time.After(delay + 20*time.Second):
+		case <-time.After(delay + patience):
 			t.Fatal("no hint at the end of the lock-delay")
 		}
 	}
 
 	must(t, b.Release(t.Context(), election.Release{Lease: lease, Breadcrumb: election.Breadcrumb{Term: 2, Controller: "ctl-b", Clean: true}}))
 	released := time.Now()
-	_, lease, _ = holder(t, config, "ctl-a", time.Minute)
+	_, lease, _ = holder(t, config, "ctl-a", 10*time.Minute)
 	t.Logf("claimed %v after a release", time.Since(released))
 	// Neither does a lease that is revoked leave a delay behind.
 	must(t, b.Revoke(t.Context(), lease))
-	holder(t, config, "ctl-b", time.Minute)
+	holder(t, config, "ctl-b", 10*time.Minute)
 }
 
 // TestSessionIsBoundToNothing: no health check and no agent's catalog entry can end it.
@@ -303,13 +306,13 @@ func TestSessionIsBoundToNothing(t *testing.T) {
 	t.Parallel()
 	c := consultest.Start(t, consultest.Options{Clients: 1})
 	config := Config{Cluster: "orders", Address: c.Clients[0].URL(), LockDelay: 8 * time.Second, Log: logger(t)}
-	s, lease, _ := holder(t, config, "ctl-a", 30*time.Second)
+	s, lease, _ := holder(t, config, "ctl-a", 5*time.Minute)
 	raw, err := c.Client(c.Servers[0])
 	must(t, err)
 	session, _, err := raw.Session().Info(string(lease), nil)
 	must(t, err)
 	if len(session.NodeChecks)+len(session.ServiceChecks)+len(session.Checks) != 0 || session.Node != "tanist-orders" ||
-		session.Behavior != "delete" || session.TTL != "30s" || session.LockDelay != 8*time.Second {
+		session.Behavior != "delete" || session.TTL != "5m0s" || session.LockDelay != 8*time.Second {
 		t.Errorf("the session is %+v", session)
 	}
 	// The agent of the host is stopped gracefully: its own entry goes, the lease does not.
@@ -336,7 +339,7 @@ func TestStoryOfAKeyPrefix(t *testing.T) {
 	t.Parallel()
 	c := consultest.Start(t, consultest.Options{})
 	config := Config{Cluster: "orders", Address: c.Servers[0].URL(), Log: logger(t)}
-	s, lease, a := holder(t, config, "ctl-a", 10*time.Second)
+	s, lease, a := holder(t, config, "ctl-a", 10*time.Minute)
 	a.State = election.StateServing
 	must(t, s.Publish(t.Context(), lease, a))
 	raw, err := c.Client(c.Servers[0])
@@ -402,7 +405,7 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 	})
 	must(t, err)
 	defer s.Close()
-	lease, err := s.Grant(t.Context(), time.Minute)
+	lease, err := s.Grant(t.Context(), 10*time.Minute)
 	must(t, err)
 	a := election.Active{Controller: "ctl-a", Term: 1, State: election.StateStarting, URL: "http://127.0.0.1:8080"}
 	must(t, s.Claim(t.Context(), claimOf(election.Snapshot{}, lease, a)))

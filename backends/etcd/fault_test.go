@@ -6,37 +6,59 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/election/electiontest"
+	"github.com/tanist/tanist/internal/testbed"
 )
 
 // renewals renews n times, every 100 ms, with the time-out of one attempt each, and returns how
-// many failed and the longest time that one took.
-func renewals(t *testing.T, s *Store, lease election.LeaseID, n int, attempt time.Duration) (failed int, slowest time.Duration) {
+// many failed and the longest time that one took. What is left of the store writes next to each of
+// them. A renewal counts only if the store and the machine had time to spare: the write took less
+// than a quarter of the attempt.
+func renewals(t *testing.T, s *Store, lease election.LeaseID, n int, attempt time.Duration, write func(context.Context) error) (failed, counted int, slowest time.Duration) {
 	t.Helper()
 	for range n {
+		wrote := make(chan time.Duration, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			start := time.Now()
+			if err := write(ctx); err != nil {
+				wrote <- patience
+				return
+			}
+			wrote <- time.Since(start)
+		}()
 		ctx, cancel := context.WithTimeout(t.Context(), attempt)
 		start := time.Now()
 		err := renewed(ctx, s, lease, true)
-		slowest = max(slowest, time.Since(start))
+		took := time.Since(start)
 		cancel()
+		if control := <-wrote; control > attempt/4 {
+			t.Logf("not counted, because a write took %v: a renewal in %v, %v", control, took, err)
+			continue
+		}
+		counted++
+		slowest = max(slowest, took)
 		if errors.Is(err, election.ErrLost) {
 			t.Fatal(err)
 		}
 		if err != nil {
-			t.Logf("after %v: %v", time.Since(start), err)
+			t.Logf("after %v: %v", took, err)
 			failed++
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return failed, slowest
+	return failed, counted, slowest
 }
 
 // One dead or frozen member, not the leader, must cost at most a hedge.
@@ -49,20 +71,32 @@ func TestOneMemberAwayCostsNoRenewal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.WaitHealthy(t)
 			s := newHarness(t, c).open(t, c.Endpoints()...)
-			lease := hold(t, s, 30*time.Second)
+			lease := hold(t, s, 10*time.Minute)
 			member := (c.Leader(t) + 1) % 3
 			s.hedge.Prefer(member) // the host works with the member that goes away
-			if failed, _ := renewals(t, s, lease, 3, time.Second); failed > 0 {
+			others, err := clientv3.New(clientv3.Config{Endpoints: slices.Delete(c.Endpoints(), member, member+1), Logger: zap.NewNop()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer others.Close()
+			write := func(ctx context.Context) error {
+				_, err := others.Put(ctx, "control", "x")
+				return err
+			}
+			if failed, _, _ := renewals(t, s, lease, 3, time.Second, write); failed > 0 {
 				t.Skipf("NOT TESTED: %d of 3 renewals failed while all members were there", failed)
 			}
 			fault.away(t, member)
 			defer func() { fault.back(t, member); c.WaitHealthy(t) }()
-			failed, slowest := renewals(t, s, lease, 20, time.Second)
-			t.Logf("20 renewals: %d failed, the slowest took %v", failed, slowest)
+			failed, counted, slowest := renewals(t, s, lease, 20, time.Second, write)
+			t.Logf("%d renewals: %d failed, the slowest took %v", counted, failed, slowest)
+			if counted < 5 {
+				t.Skipf("NOT TESTED: the store was slow during %d of 20 renewals, even without the member that is away", 20-counted)
+			}
 			if failed > 0 {
 				t.Errorf("%d renewals failed although two of three members were there", failed)
 			}
-			if _, err := s.Read(ctxFor(t, 10*time.Second)); err != nil {
+			if _, err := s.Read(ctxFor(t, patience)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -83,13 +117,13 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		s := h.open(t, "http://"+refused.Addr().String(), c.Endpoints()[0])
 		s.hedge.Prefer(0)
-		if err := s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "heir", Value: []byte("1")}); err != nil {
+		if err := s.Put(ctxFor(t, patience), election.Put{Key: "heir", Value: []byte("1")}); err != nil {
 			t.Errorf("put with the first endpoint dead: %v", err)
 		}
 	})
 	// executed is how often the key was written.
 	executed := func(key string) int64 {
-		resp, err := h.raw.Get(ctxFor(t, 20*time.Second), h.key(key))
+		resp, err := h.raw.Get(ctxFor(t, patience), h.key(key))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +137,7 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 		t.Helper()
 		held.Heal()
 		s.hedge.Prefer(0)
-		if err := s.endpoints[0].do(ctxFor(t, 20*time.Second), &attempt{}, func(ctx context.Context, c *clientv3.Client) error {
+		if err := s.endpoints[0].do(ctxFor(t, patience), &attempt{}, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.Get(ctx, "x")
 			return err
 		}); err != nil {
@@ -113,7 +147,15 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	}
 	t.Run("no reply", func(t *testing.T) {
 		warm(t)
-		err := s.Put(ctxFor(t, time.Second), election.Put{Key: "request", Value: []byte("1")})
+		ctx, giveUp := context.WithCancel(t.Context())
+		defer giveUp()
+		answered := make(chan error, 1)
+		go func() { answered <- s.Put(ctx, election.Put{Key: "request", Value: []byte("1")}) }()
+		for executed("request") == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		giveUp()
+		err := <-answered
 		if err == nil || errors.Is(err, election.ErrConflict) {
 			t.Errorf("put whose reply was lost: %v, want an unknown error", err)
 		}
@@ -124,7 +166,7 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	t.Run("broken after sending", func(t *testing.T) {
 		warm(t)
 		broken := make(chan error, 1)
-		go func() { broken <- s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "pause", Value: []byte("1")}) }()
+		go func() { broken <- s.Put(ctxFor(t, patience), election.Put{Key: "pause", Value: []byte("1")}) }()
 		for executed("pause") == 0 {
 			time.Sleep(time.Millisecond)
 		}
@@ -139,7 +181,7 @@ func TestTransactionGoesElsewhereOnlyIfNotSent(t *testing.T) {
 	t.Run("late reply", func(t *testing.T) {
 		warm(t)
 		time.AfterFunc(time.Second, held.Heal)
-		if err := s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "url", Value: []byte("1")}); err != nil {
+		if err := s.Put(ctxFor(t, patience), election.Put{Key: "url", Value: []byte("1")}); err != nil {
 			t.Errorf("put whose reply came late: %v", err)
 		}
 		if n := executed("url"); n != 1 {
@@ -168,26 +210,26 @@ func TestPublicationAfterLoss(t *testing.T) {
 	h := newHarness(t, c)
 	s, link := h.openLinked(t)
 	rival := h.open(t, c.Endpoints()...)
-	lease := hold(t, s, 30*time.Second)
+	lease := hold(t, s, 10*time.Minute)
 	s.wrote("", 0) // as after a restart: it has to look
 	link.HoldReplies()
 	published := make(chan error, 1)
 	reads := h.handled(t, c, "Range")
 	go func() {
-		published <- s.Publish(ctxFor(t, 20*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
+		published <- s.Publish(ctxFor(t, patience), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
 	}()
 	for h.handled(t, c, "Range") == reads { // until the publication has looked, and its look is on its way back
 		time.Sleep(time.Millisecond)
 	}
-	if err := rival.Delete(ctxFor(t, 20*time.Second), "active", 0); err != nil {
+	if err := rival.Delete(ctxFor(t, patience), "active", 0); err != nil {
 		t.Fatal(err)
 	}
-	theirs := hold(t, rival, 30*time.Second)
+	theirs := hold(t, rival, 10*time.Minute)
 	link.Heal()
 	if err := <-published; !errors.Is(err, election.ErrLost) {
 		t.Errorf("publication after the loss: %v, want ErrLost", err)
 	}
-	if snap, err := rival.Read(ctxFor(t, 20*time.Second)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
+	if snap, err := rival.Read(ctxFor(t, patience)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
 		t.Errorf("the role key: %+v bound to %q, %v", snap.Active, snap.ActiveLease, err)
 	}
 }
@@ -198,24 +240,32 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 	h := newHarness(t, c)
 	s, link := h.openLinked(t)
 	other := h.open(t, c.Endpoints()...)
-	lease := hold(t, s, time.Minute)
+	lease := hold(t, s, 10*time.Minute)
 	record := election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}
 	link.Hold()
-	if err := s.Publish(ctxFor(t, 300*time.Millisecond), lease, record); err == nil || errors.Is(err, election.ErrLost) {
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	answered := make(chan error, 1)
+	go func() { answered <- s.Publish(ctx, lease, record) }()
+	for !link[0].Held() {
+		time.Sleep(time.Millisecond)
+	}
+	giveUp()
+	if err := <-answered; err == nil || errors.Is(err, election.ErrLost) {
 		t.Fatalf("publication that does not arrive: %v", err)
 	}
 	before := h.handled(t, c, "Txn")
 	record.State = election.StateStopping
-	if err := other.Publish(ctxFor(t, 20*time.Second), lease, record); err != nil {
+	if err := other.Publish(ctxFor(t, patience), lease, record); err != nil {
 		t.Fatal(err)
 	}
 	link[0].PassOne()
-	for late := time.Now().Add(20 * time.Second); h.handled(t, c, "Txn") < before+2; time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(patience); h.handled(t, c, "Txn") < before+2; time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("the late publication did not arrive")
 		}
 	}
-	if snap, err := other.Read(ctxFor(t, 20*time.Second)); err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
+	if snap, err := other.Read(ctxFor(t, patience)); err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
 		t.Errorf("a late publication made the role key %+v, %v", snap.Active, err)
 	}
 }
@@ -225,16 +275,16 @@ func TestPublicationAfterLossFromMemory(t *testing.T) {
 	c := etcdtest.Start(t, 1)
 	h := newHarness(t, c)
 	s, rival := h.open(t, c.Endpoints()...), h.open(t, c.Endpoints()...)
-	lease := hold(t, s, 30*time.Second)
-	if err := rival.Delete(ctxFor(t, 20*time.Second), "active", 0); err != nil {
+	lease := hold(t, s, 10*time.Minute)
+	if err := rival.Delete(ctxFor(t, patience), "active", 0); err != nil {
 		t.Fatal(err)
 	}
-	theirs := hold(t, rival, 30*time.Second)
-	err := s.Publish(ctxFor(t, 20*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
+	theirs := hold(t, rival, 10*time.Minute)
+	err := s.Publish(ctxFor(t, patience), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing})
 	if !errors.Is(err, election.ErrLost) {
 		t.Errorf("publication after the loss: %v, want ErrLost", err)
 	}
-	if snap, err := rival.Read(ctxFor(t, 20*time.Second)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
+	if snap, err := rival.Read(ctxFor(t, patience)); err != nil || snap.ActiveLease != theirs || snap.Active.Serving() {
 		t.Errorf("the role key: %+v bound to %q, %v", snap.Active, snap.ActiveLease, err)
 	}
 }
@@ -244,10 +294,10 @@ func TestPublicationAfterLossFromMemory(t *testing.T) {
 func TestWithoutQuorumNothingIsConfirmed(t *testing.T) {
 	c := etcdtest.Start(t, 3)
 	s := newHarness(t, c).open(t, c.Endpoints()...)
-	lease := hold(t, s, 60*time.Second)
+	lease := hold(t, s, 10*time.Minute)
 	leader := c.Leader(t)
 	s.hedge.Prefer(leader)
-	if err := renewed(ctxFor(t, 20*time.Second), s, lease, false); err != nil {
+	if err := renewed(ctxFor(t, patience), s, lease, false); err != nil {
 		t.Fatal(err)
 	}
 	for i := range c.Len() {
@@ -285,7 +335,7 @@ func TestPasswords(t *testing.T) {
 		return s
 	}
 	for name, s := range map[string]*Store{"wrong password": open("ana", "wr0ng"), "no user": open("", ""), "not permitted": open("bob", "guess")} {
-		_, err := s.Read(ctxFor(t, 10*time.Second))
+		_, err := s.Read(ctxFor(t, patience))
 		if !errors.Is(err, election.ErrDenied) {
 			t.Errorf("%s: %v, want ErrDenied", name, err)
 		}
@@ -300,16 +350,16 @@ func TestPasswords(t *testing.T) {
 	if got := <-sightings; got.Err != nil || got.Active != nil {
 		t.Fatalf("first sighting %+v", got)
 	}
-	lease := hold(t, s, 30*time.Second)
+	lease := hold(t, s, 10*time.Minute)
 	if got := <-sightings; got.Err != nil || got.Active == nil {
 		t.Fatalf("sighting after the claim: %+v", got)
 	}
 	time.Sleep(4 * time.Second) // the token has ended
-	if err := renewed(ctxFor(t, 10*time.Second), s, lease, true); err != nil {
+	if err := renewed(ctxFor(t, patience), s, lease, true); err != nil {
 		t.Errorf("renewal after the end of the token: %v", err)
 	}
 	time.Sleep(4 * time.Second)
-	if err := s.Publish(ctxFor(t, 10*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}); err != nil {
+	if err := s.Publish(ctxFor(t, patience), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}); err != nil {
 		t.Errorf("publication after the end of the token: %v", err)
 	}
 	for got := range sightings {
@@ -325,13 +375,14 @@ func TestPasswords(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = away.Close() }()
-	go away.Read(ctxFor(t, 20*time.Second)) //nolint:errcheck // it only occupies the place
+	go away.Read(ctxFor(t, patience)) //nolint:errcheck // it only occupies the place
+	late := testbed.Lateness(t)
 	start := time.Now()
 	if _, err := away.Read(ctxFor(t, 300*time.Millisecond)); err == nil || errors.Is(err, election.ErrDenied) {
 		t.Errorf("read through a black hole: %v", err)
 	}
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("it took %v", took)
+	if took, most := time.Since(start), 3*time.Second+late(); took > most {
+		t.Errorf("it took %v, want at most %v", took, most)
 	}
 }
 
@@ -344,12 +395,12 @@ func TestMutualTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	snap, err := s.Read(ctxFor(t, 20*time.Second))
+	snap, err := s.Read(ctxFor(t, patience))
 	if err != nil || !snap.Vacant() {
 		t.Errorf("read: %+v, %v", snap, err)
 	}
 	hold(t, s, 10*time.Second)
-	if got := s.Versions(ctxFor(t, 10*time.Second)); got[0].Err != nil {
+	if got := s.Versions(ctxFor(t, patience)); got[0].Err != nil {
 		t.Errorf("version: %v", got[0].Err)
 	}
 	for name, files := range map[string]election.TrustFiles{
@@ -361,7 +412,7 @@ func TestMutualTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = stranger.Close() }()
-		_, err = stranger.Read(ctxFor(t, 2*time.Second))
+		_, err = stranger.Read(ctxFor(t, 5*time.Second))
 		if err == nil || (name == "unknown authority" && !strings.Contains(err.Error(), "certificate signed by unknown authority")) {
 			t.Errorf("read with %s: %v", name, err)
 		}

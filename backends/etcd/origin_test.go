@@ -15,7 +15,7 @@ func TestOriginOfTheStore(t *testing.T) {
 	read := func(c *etcdtest.Cluster) election.Origin {
 		t.Helper()
 		c.WaitHealthy(t)
-		snap, err := newHarness(t, c).open(t, c.Endpoints()...).Read(ctxFor(t, 20*time.Second))
+		snap, err := newHarness(t, c).open(t, c.Endpoints()...).Read(ctxFor(t, patience))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +25,7 @@ func TestOriginOfTheStore(t *testing.T) {
 	h := newHarness(t, c)
 	s := h.open(t, c.Endpoints()...)
 	lease := hold(t, s, 20*time.Second)
-	if shown, err := s.Hold(ctxFor(t, 20*time.Second), election.Hold{Lease: lease}); err != nil || shown.Origin != first {
+	if shown, err := s.Hold(ctxFor(t, patience), election.Hold{Lease: lease}); err != nil || shown.Origin != first {
 		t.Errorf("a renewal shows %+v, %v, want %+v", shown.Origin, err, first)
 	}
 	c.Kill(t, 0)

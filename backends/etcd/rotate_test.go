@@ -47,13 +47,13 @@ func TestPasswordRotatedOnDisk(t *testing.T) {
 	renew := func(when string) {
 		t.Helper()
 		s.endpoints[0].token.Store(nil) // a login is due
-		if err := renewed(ctxFor(t, 10*time.Second), s, lease, true); err != nil {
+		if err := renewed(ctxFor(t, patience), s, lease, true); err != nil {
 			t.Errorf("renewal %s: %v", when, err)
 		}
 	}
 	change := func(to string) {
 		t.Helper()
-		if _, err := root.UserChangePassword(ctxFor(t, 10*time.Second), "ana", to); err != nil {
+		if _, err := root.UserChangePassword(ctxFor(t, patience), "ana", to); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -83,11 +83,11 @@ func TestCertificatesRotatedOnDisk(t *testing.T) {
 	defer func() { _ = s.Close() }()
 	lease := hold(t, s, time.Minute)
 	electiontest.Certificates(t, dir)
-	if err := renewed(ctxFor(t, 10*time.Second), s, lease, true); err != nil {
+	if err := renewed(ctxFor(t, patience), s, lease, true); err != nil {
 		t.Errorf("renewal after the files were replaced: %v", err)
 	}
 	c.Restart(t, 0)
-	for ctx := ctxFor(t, 20*time.Second); ; {
+	for ctx := ctxFor(t, patience); ; {
 		if err = renewed(ctx, s, lease, true); err == nil || ctx.Err() != nil {
 			break
 		}

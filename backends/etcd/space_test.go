@@ -3,7 +3,6 @@ package etcd
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tanist/tanist/backends/etcd/etcdtest"
 	"github.com/tanist/tanist/election"
@@ -17,14 +16,14 @@ func TestWarningOfAnEtcdThatFillsUp(t *testing.T) {
 	s := h.open(t, c.Endpoints()...)
 	says := func(want string) {
 		t.Helper()
-		got := s.Warning(ctxFor(t, 20*time.Second))
+		got := s.Warning(ctxFor(t, patience))
 		if want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("warning %q, want %q in it", got, want)
 		}
 	}
 	says("")
 	for range 20 {
-		if err := s.Put(ctxFor(t, 20*time.Second), election.Put{Key: "pause", Value: []byte("{}")}); err != nil {
+		if err := s.Put(ctxFor(t, patience), election.Put{Key: "pause", Value: []byte("{}")}); err != nil {
 			t.Fatal(err)
 		}
 	}

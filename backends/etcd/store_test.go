@@ -205,6 +205,9 @@ func TestContractDebian(t *testing.T) {
 	electiontest.Contract(t, func(t *testing.T) electiontest.Harness { return newHarness(t, c) })
 }
 
+// patience bounds calls that must succeed, and waits for what must come, on a loaded machine.
+const patience = time.Minute
+
 func ctxFor(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
@@ -219,7 +222,7 @@ func renewed(ctx context.Context, s *Store, lease election.LeaseID, beat bool) e
 
 func hold(t testing.TB, s *Store, ttl time.Duration) election.LeaseID {
 	t.Helper()
-	ctx := ctxFor(t, 20*time.Second)
+	ctx := ctxFor(t, patience)
 	snap, err := s.Read(ctx)
 	if err != nil {
 		t.Fatal(err)

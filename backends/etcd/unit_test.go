@@ -82,7 +82,7 @@ func TestEverythingIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatalf("a store that is away can't be opened: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err = s.Read(ctx)
 	if err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "127.0.0.1:2") {
@@ -106,7 +106,7 @@ func TestKeysInEtcdctl(t *testing.T) {
 	h := newHarness(t, c)
 	s := h.open(t, c.Endpoints()...)
 	lease := hold(t, s, 30*time.Second)
-	if err := s.Publish(ctxFor(t, 20*time.Second), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing, URL: "http://10.0.0.11:8080"}); err != nil {
+	if err := s.Publish(ctxFor(t, patience), lease, election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing, URL: "http://10.0.0.11:8080"}); err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]string{"role/ctl-a": "active", "url": "http://10.0.0.11:8080", "term": "1 held controller=ctl-a"} {

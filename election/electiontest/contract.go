@@ -87,7 +87,7 @@ type LeaderChanger interface {
 }
 
 // patience bounds waits without a bound of their own, for a healthy store on an overloaded machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Contract tests the obligations of [election.Backend] and Follow. open returns a new harness, for
 // each test.
@@ -260,7 +260,25 @@ func (s *suite) reign(h Host, name string, ttl time.Duration, beat bool) (electi
 	return lease, c.Active.Term
 }
 
-const long = time.Minute
+// reignBriefly makes name the holder with a lease that will expire. On a slow machine it may expire
+// before the claim; then the next one is longer.
+func (s *suite) reignBriefly(h Host, name string, ttl time.Duration) (election.LeaseID, election.Term, time.Duration) {
+	s.Helper()
+	for {
+		c := claimOf(name, s.read(h), s.grant(h, ttl), true)
+		err := s.claimable(h, c)
+		if err == nil {
+			return c.Lease, c.Active.Term, ttl
+		}
+		if !errors.Is(err, election.ErrLost) || ttl > patience {
+			s.Fatal(err)
+		}
+		ttl *= 2
+	}
+}
+
+// long is the ttl of leases that do not expire within a test, however slow the machine is.
+const long = 10 * time.Minute
 
 func (s *suite) empty() {
 	h := s.open()
@@ -604,7 +622,11 @@ func (s *suite) handOver() {
 		s.leaveBehind(b)
 		settle(hints)
 		s.must(a.HandOver(s.ctx(), old, h))
-		if hint := s.hinted("hand-over", hints); hint.Active != nil && (*hint.Active != h.Active || hint.Lease != lease) {
+		hint := s.hinted("hand-over", hints)
+		for hint.Active != nil && hint.Active.Term < h.Active.Term { // of an earlier change, and late
+			hint = s.hinted("hand-over", hints)
+		}
+		if hint.Active != nil && (*hint.Active != h.Active || hint.Lease != lease) {
 			s.Errorf("the hint has %+v, lease %q", hint.Active, hint.Lease)
 		}
 		got := s.read(b)
@@ -883,7 +905,7 @@ func (s *suite) strangerKeepsTheLease() {
 // claim for a while reports that nobody was first.
 func (s *suite) bindsAnew() {
 	a, b := s.open(), s.open()
-	_, term := s.reign(a, "ctl-a", a.Traits().MinTTL, true)
+	_, term, _ := s.reignBriefly(a, "ctl-a", a.Traits().MinTTL)
 	var snap election.Snapshot
 	s.eventually("the end of a lease that nobody renews", func(context.Context) error {
 		if snap = s.read(b); !snap.Vacant() {
@@ -1037,30 +1059,29 @@ func (s *suite) unreadable() {
 
 func (s *suite) holderKilled() {
 	h, other := s.open(), s.open()
-	ttl := 2 * max(h.Traits().MinTTL, time.Second) // twice, so that a lease of the shortest ttl is too short
-	lease, term := s.reign(h, "ctl-a", ttl, true)
-	s.must(h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing)))
-	time.Sleep(ttl / 2)
-	sent := time.Now()
-	s.must(hold(s.ctx(), h, lease, true))
+	// Twice, so that a lease of the shortest ttl is too short.
+	lease, term, ttl, sent := s.renewedOnce(h, 2*max(h.Traits().MinTTL, time.Second))
 	acked := time.Now()
+	seen, slowest := acked, time.Duration(0) // when it was last asked for, and was there; the slowest read
 	for {
 		asked := time.Now()
 		snap := s.read(other)
+		slowest = max(slowest, time.Since(asked))
 		if !snap.Vacant() {
 			if time.Since(acked) > ttl+h.Traits().ExpirySlack+patience {
 				s.Fatalf("the lease of a dead holder lives for more than %v", time.Since(acked))
 			}
+			seen = asked
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
 		if lived := time.Since(sent); lived < ttl {
 			s.Errorf("the lease ended %v after its last renewal was sent, earlier than its ttl of %v", lived, ttl)
 		}
-		lived, bound := asked.Sub(acked), ttl+h.Traits().ExpirySlack
+		lived, bound := seen.Sub(acked), ttl+h.Traits().ExpirySlack
 		s.Logf("ttl %v, slack %v: the lease ended %v after the last renewal was acknowledged", ttl, h.Traits().ExpirySlack, lived)
 		// An overloaded machine may add to it. Only a multiple shows a wrong trait.
-		if lived > bound+max(bound, 3*time.Second) {
+		if lived > bound+max(bound, 3*time.Second)+slowest {
 			s.Errorf("the lease ended %v after the last renewal was acknowledged; the store guarantees %v", lived, bound)
 		}
 		break
@@ -1076,10 +1097,32 @@ func (s *suite) holderKilled() {
 	}
 }
 
+// renewedOnce makes ctl-a serve, and renews its lease after half of its ttl. It returns when the
+// renewal was sent. If the machine was too slow for that, the lease is longer.
+func (s *suite) renewedOnce(h Host, shortest time.Duration) (lease election.LeaseID, term election.Term, ttl time.Duration, sent time.Time) {
+	s.Helper()
+	for ttl = shortest; ; ttl *= 2 {
+		begun := time.Now()
+		lease, term, ttl = s.reignBriefly(h, "ctl-a", ttl)
+		err := h.Publish(s.ctx(), lease, active("ctl-a", term, election.StateServing))
+		if err == nil {
+			time.Sleep(ttl / 2)
+			sent = time.Now()
+			err = hold(s.ctx(), h, lease, true)
+		}
+		if err == nil {
+			return lease, term, ttl, sent
+		}
+		if took := time.Since(begun); !errors.Is(err, election.ErrLost) || took < ttl || ttl > patience {
+			s.Fatalf("a lease of %v was lost after %v: %v", ttl, took, err)
+		}
+	}
+}
+
 func (s *suite) renewalKeeps() {
 	h := s.open()
 	ttl := max(h.Traits().MinTTL, 2*time.Second)
-	lease, _ := s.reign(h, "ctl-a", ttl, false)
+	lease, _, ttl := s.reignBriefly(h, "ctl-a", ttl)
 	last := time.Now()
 	for end := time.Now().Add(2*ttl + h.Traits().ExpirySlack); time.Now().Before(end); {
 		time.Sleep(ttl / 8)
@@ -1681,7 +1724,7 @@ func (s *suite) leaderKilled() {
 	ctx, cancel := context.WithCancel(s.Context())
 	defer cancel()
 	sightings := other.Follow(ctx)
-	lease, term := s.reign(h, "ctl-a", 10*time.Second, true)
+	lease, term := s.reign(h, "ctl-a", 30*time.Second, true)
 	s.sight("starting", sightings, func(g election.Sighting) bool { return g.Active != nil })
 	s.must(hold(s.ctx(), h, lease, true))
 	start := time.Now()

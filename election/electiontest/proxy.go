@@ -31,6 +31,7 @@ type Proxy struct {
 	changed       *sync.Cond
 	up, down, cut bool // up: requests pass; down: replies pass
 	single        int  // how many requests pass although up is false
+	held          int  // connections of which something was read, while up is false
 	closed        bool
 	connections   map[net.Conn]bool
 }
@@ -72,6 +73,13 @@ func (p *Proxy) PassOne() {
 	defer p.mu.Unlock()
 	p.single++
 	p.changed.Broadcast()
+}
+
+// Held reports whether something of a request was read and is held.
+func (p *Proxy) Held() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held > 0
 }
 
 func (p *Proxy) set(up, down, cut bool) {
@@ -132,6 +140,21 @@ func (p *Proxy) pass(open *bool) bool {
 	return !p.closed
 }
 
+// passRead is pass for n bytes that were read.
+func (p *Proxy) passRead(open *bool, n int) bool {
+	if open == &p.up && n > 0 {
+		p.count(1)
+		defer p.count(-1)
+	}
+	return p.pass(open)
+}
+
+func (p *Proxy) count(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held += n
+}
+
 func (p *Proxy) serve(client net.Conn) {
 	defer p.drop(client)
 	if !p.track(client) || !p.pass(&p.up) {
@@ -157,7 +180,7 @@ func (p *Proxy) copy(to, from net.Conn, open *bool) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
-		if !p.pass(open) {
+		if !p.passRead(open, n) {
 			return
 		}
 		if n > 0 {

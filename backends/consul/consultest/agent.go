@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tanist/tanist/internal/testbed"
 )
 
 // Agent is one Consul process: a server, or the client agent of a host. Its methods may be called
@@ -140,7 +142,7 @@ func withoutConsul(env []string) []string {
 }
 
 // stopLimit bounds a graceful stop, which informs the whole cluster first.
-const stopLimit = 30 * time.Second
+const stopLimit = time.Minute
 
 // Stop stops the process gracefully: a client agent leaves the cluster, and its catalog entry
 // vanishes. It returns once the process has ended.
@@ -150,7 +152,12 @@ func (a *Agent) Stop() error { return a.end(syscall.SIGTERM) }
 func (a *Agent) Kill() error { return a.end(syscall.SIGKILL) }
 
 // Freeze stops the process from running, until [Agent.Thaw].
-func (a *Agent) Freeze() error { return a.signal(syscall.SIGSTOP) }
+func (a *Agent) Freeze() error {
+	if err := a.signal(0); err != nil {
+		return err
+	}
+	return testbed.Freeze(a.PID())
+}
 
 // Thaw ends a freeze.
 func (a *Agent) Thaw() error { return a.signal(syscall.SIGCONT) }

@@ -45,7 +45,7 @@ type Cluster struct {
 }
 
 // startLimit bounds every wait for Consul; it is generous because test machines are busy.
-const startLimit = 90 * time.Second
+const startLimit = 3 * time.Minute
 
 // Start starts a cluster and returns when it is healthy. It ends with the test.
 func Start(tb testing.TB, o Options) *Cluster {
@@ -198,7 +198,7 @@ func (c *Cluster) healthy(ctx context.Context) error {
 		if !a.runs() {
 			continue
 		}
-		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, 20*time.Second)
 		err := c.healthyAgent(attempt, a)
 		cancel()
 		if err != nil {
