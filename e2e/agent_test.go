@@ -27,7 +27,7 @@ import (
 // serving under the next term. The reigns do not end: of a takeover, agents see only the record.
 func crown(t *testing.T, s election.Backend) func(url string) election.Term {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	snap, err := s.Read(ctx)
 	if err != nil {
@@ -46,7 +46,7 @@ func crown(t *testing.T, s election.Backend) func(url string) election.Term {
 		t.Fatal(err)
 	}
 	return func(url string) election.Term {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		term++
 		if err := s.Publish(ctx, lease, election.Active{Controller: "ctl-a", Term: term, State: election.StateServing, URL: url}); err != nil {
@@ -68,7 +68,7 @@ func daemon(t *testing.T, command, config string) *testbed.Process {
 	p := testbed.Start(t, cmd)
 	t.Cleanup(func() {
 		_ = p.Process.Signal(syscall.SIGTERM)
-		_ = p.End(20 * time.Second)
+		_ = p.End(patience)
 	})
 	return p
 }
@@ -123,7 +123,7 @@ listen: {http: ""}
 `, config, stamps))
 		// started returns when the agent was started for a term.
 		started := func(term election.Term) time.Time {
-			for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 				b, _ := os.ReadFile(stamps)
 				for line := range strings.Lines(string(b)) {
 					f := strings.Fields(line)
@@ -196,9 +196,9 @@ listen: {http: ""}
 `, cluster, servers.Endpoints()[0], command, key, value))
 			until := func(what string, yes func() bool) {
 				t.Helper()
-				for deadline := time.Now().Add(time.Minute); !yes(); time.Sleep(20 * time.Millisecond) {
+				for deadline := time.Now().Add(patience); !yes(); time.Sleep(20 * time.Millisecond) {
 					if time.Now().After(deadline) {
-						t.Fatalf("timed out after a minute: %s; log:\n%s", what, p.Text())
+						t.Fatalf("timed out after %v: %s; log:\n%s", patience, what, p.Text())
 					}
 				}
 			}
@@ -259,7 +259,7 @@ listen: {http: ""}
 	for i := range n {
 		// The ports of a few hundred controllers. None of them listens.
 		term := publish(fmt.Sprintf("http://127.0.0.1:%d/", 1+i%300))
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 			if b, _ := os.ReadFile(stamps); strings.TrimSpace(string(b)) == strconv.FormatUint(uint64(term), 10) {
 				break
 			}
@@ -281,6 +281,9 @@ listen: {http: ""}
 	}
 	if late > early+early/4+1<<20 {
 		t.Errorf("allocated memory grew from %d to %d bytes", early, late)
+	}
+	for end := time.Now().Add(patience); int64(count("fd")) > fds+3 && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond) // a start that is under way ends, a leak does not
 	}
 	if n := int64(count("fd")); n > fds+3 {
 		t.Errorf("descriptors grew from %d to %d", fds, n)

@@ -26,6 +26,9 @@ var full = flag.Bool("full", false, "run each measured fault twenty times, with 
 // times is for a quick look at the comparison of virtual IPs, and for a longer one.
 var times = flag.Int("times", 0, "inflict each fault of the virtual IP that often, instead of once or with -full 10 times")
 
+// patience bounds every wait for what must come. It is no claim: test machines are busy.
+const patience = 2 * time.Minute
+
 func TestMain(m *testing.M) {
 	if code, is := vipHelper(os.Args); is {
 		os.Exit(code)
@@ -97,7 +100,7 @@ func tour(t *testing.T, args ...string) labResults {
 	out := filepath.Join(dir, "results.json")
 	cmd := exec.CommandContext(t.Context(), program(t, "tanist-lab"), append([]string{"--json", out}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it cleans up
-	cmd.WaitDelay = 30 * time.Second
+	cmd.WaitDelay = patience
 	cmd.Env = append(os.Environ(), "TANIST_KEEP="+dir) // keeps the logs, which are printed if the test fails
 	text, err := cmd.CombinedOutput()
 	// The guarantees are judged after this function has returned.
@@ -182,7 +185,7 @@ func TestEtcdctlWatch(t *testing.T) {
 		if text = string(b); strings.Contains(text, "/tanist/lab/role/ctl-b\nactive\n") && strings.HasSuffix(text, end) {
 			break
 		}
-		if time.Since(begun) > 30*time.Second {
+		if time.Since(begun) > patience {
 			t.Fatalf("the output does not end with ctl-a being passive:\n%s", text)
 		}
 	}
@@ -236,7 +239,7 @@ func TestGuardFrozenTooTheFenceHolds(t *testing.T) {
 	out := filepath.Join(testbed.Dir(t), "results.json")
 	cmd := exec.CommandContext(t.Context(), program(t, "tanist-lab"), "--json", out, "--scenario", "freeze-all-but-controller")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it cleans up
-	cmd.WaitDelay = 30 * time.Second
+	cmd.WaitDelay = patience
 	text, _ := cmd.CombinedOutput() // the exit code is checked below
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit code %d, want 1: a guarantee was broken\n%s", code, text)
@@ -286,7 +289,8 @@ func TestStoreAway(t *testing.T) {
 }
 
 // TestKillControllerIsFast: after kill -9 of the controller, the other one serves through HAProxy
-// within 150 ms plus its own start (median of 20). The short form allows for a busy machine.
+// within 150 ms plus its own start (median of 20). The short form allows for a busy machine: a second,
+// or ten times the controller's own start, which was measured in the same moments.
 func TestKillControllerIsFast(t *testing.T) {
 	runs, bound := 3, 1000.0
 	if *full {
@@ -305,6 +309,9 @@ func TestKillControllerIsFast(t *testing.T) {
 	slices.Sort(own)
 	mid, worst := net[(len(net)-1)/2], net[len(net)-1]
 	t.Logf("kill -9 → the other serves through HAProxy: median %.0f ms, worst %.0f ms, plus its own start of %.0f ms (%d runs)", mid, worst, own[(len(own)-1)/2], runs)
+	if !*full {
+		bound = max(bound, 10*own[(len(own)-1)/2])
+	}
 	if mid > bound {
 		t.Errorf("median %.0f ms, want at most %.0f: %.0f", mid, bound, net)
 	}
@@ -360,9 +367,9 @@ func start(t *testing.T, args ...string) *lab {
 		_ = l.cmd.Process.Signal(os.Interrupt)
 		select {
 		case <-ended:
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			_ = l.cmd.Process.Kill()
-			t.Error("the lab did not end within a minute of Ctrl-C")
+			t.Errorf("the lab did not end within %v of Ctrl-C", patience)
 		}
 		os.RemoveAll(parent)
 	})
@@ -379,8 +386,8 @@ func start(t *testing.T, args ...string) *lab {
 			t.Fatalf("the lab ended: %v\n%s", l.cmd.ProcessState, l.out)
 		default:
 		}
-		if time.Since(begun) > 90*time.Second {
-			t.Fatal("the lab was not up within 90 s")
+		if time.Since(begun) > patience {
+			t.Fatalf("the lab was not up within %v", patience)
 		}
 	}
 }
@@ -403,7 +410,7 @@ func left(dir string) []string {
 func gone(t *testing.T, l *lab) {
 	t.Helper()
 	var processes []string
-	for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(50 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < patience; time.Sleep(50 * time.Millisecond) {
 		_, err := os.Stat(l.dir)
 		if processes = left(l.dir); errors.Is(err, os.ErrNotExist) && len(processes) == 0 {
 			return

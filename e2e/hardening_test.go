@@ -47,7 +47,7 @@ func hardened(t *testing.T, store string) {
 		// The shell is the first process of the namespace and reaps what nobody else does. Its end
 		// is the end of all others.
 		cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child",
-			"sh", "-c", `"$@"; exit $?`, "sh", self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+			"sh", "-c", `"$@"; exit $?`, "sh", self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=10m")
 		cmd.Env = append(os.Environ(), hardenedInside+"="+strings.Join(hardenedPrograms(t, store), " "))
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -242,7 +242,7 @@ func (s *hardSite) server(user string, argv ...string) {
 	if user == "consul" {
 		pattern = "member joined, marking health alive" // after which ACLs can be bootstrapped
 	}
-	p.Await(pattern, time.Minute)
+	p.Await(pattern, patience)
 }
 
 // startDatabase starts PostgreSQL with the page's files. The test itself gets in over the socket.
@@ -314,7 +314,7 @@ func (s *hardSite) unit(name string) {
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	s.units[host] = testbed.Start(s.t, cmd)
 	if host == "ctl-a" { // it is to be the first, so the next one is not started before
-		s.units[host].Await(`"message":"acquired the lease"`, time.Minute)
+		s.units[host].Await(`"message":"acquired the lease"`, patience)
 	}
 }
 
@@ -322,8 +322,8 @@ func (s *hardSite) unit(name string) {
 func (s *hardSite) await(what string, holds func() bool) {
 	s.t.Helper()
 	for begun := time.Now(); !holds(); time.Sleep(50 * time.Millisecond) {
-		if time.Since(begun) > time.Minute {
-			s.t.Fatalf("not within a minute: %s", what)
+		if time.Since(begun) > patience {
+			s.t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
@@ -332,7 +332,7 @@ func (s *hardSite) await(what string, holds func() bool) {
 // agent follows it.
 func (s *hardSite) serving(name string) {
 	s.t.Helper()
-	client := http.Client{Timeout: time.Second}
+	client := http.Client{Timeout: 5 * time.Second}
 	s.await(name+" serves", func() bool {
 		r, err := client.Post("http://10.0.0.100:8080/work", "application/x-www-form-urlencoded", strings.NewReader("id="+name))
 		if err != nil {
@@ -392,7 +392,11 @@ func (s *hardSite) privileges() {
 			if err != nil {
 				continue // a check that has ended
 			}
-			command := string(bytes.ReplaceAll(must(os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))), []byte{0}, []byte{' '}))
+			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if err != nil {
+				continue // it has ended since
+			}
+			command := string(bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
 			field := func(name string) string {
 				return regexp.MustCompile(`(?m)^` + name + `:\s+(\S+)`).FindStringSubmatch(string(b))[1]
 			}

@@ -22,7 +22,7 @@ import (
 // tanist runs the binary until it exits, which it must do by itself.
 func tanist(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var out, errOut bytes.Buffer
 	cmd := exec.CommandContext(ctx, program(t, "tanist"), args...)
@@ -30,7 +30,7 @@ func tanist(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		t.Fatalf("tanist %s did not end within a minute:\n%s", strings.Join(args, " "), errOut.String())
+		t.Fatalf("tanist %s did not end within %v:\n%s", strings.Join(args, " "), patience, errOut.String())
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -85,10 +85,10 @@ func (e *ownEtcd) start() {
 		e.Fatal(err)
 	}
 	defer store.Close()
-	ctx, cancel := context.WithTimeout(e.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(e.Context(), patience)
 	defer cancel()
 	for {
-		attempt, done := context.WithTimeout(ctx, time.Second)
+		attempt, done := context.WithTimeout(ctx, 5*time.Second)
 		_, err := store.Get(attempt, "/")
 		done()
 		if err == nil {
@@ -196,7 +196,7 @@ func TestRefusedLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, step := range []func() error{
 		func() error { _, err := client.UserAdd(ctx, "root", "secret"); return err },

@@ -144,16 +144,16 @@ func (p *pair) lives() (all []life) {
 }
 
 // await waits until a controller has lived for a while after an instant.
-func (p *pair) await(within time.Duration, after election.Instant, name string) life {
+func (p *pair) await(after election.Instant, name string) life {
 	p.t.Helper()
-	for late := time.Now().Add(within); ; time.Sleep(10 * time.Millisecond) {
+	for late := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		for _, l := range p.lives() {
 			if (name == "" || l.name == name) && l.last.Sub(max(l.first, after)) > 200*time.Millisecond {
 				return l
 			}
 		}
 		if time.Now().After(late) {
-			p.t.Fatalf("timed out after %v: no controller %s; lives: %+v", within, name, p.lives())
+			p.t.Fatalf("timed out after %v: no controller %s; lives: %+v", patience, name, p.lives())
 		}
 	}
 }
@@ -187,14 +187,14 @@ func TestSidecarKilledWhileItStartsTheController(t *testing.T) {
 			p := newPair(t)
 			a, b := p.sidecar("ctl-a", "fast", 200, execDriver), p.sidecar("ctl-b", "fast", 100, execDriver)
 			first := p.start(a)
-			first.Await(acquired, 20*time.Second)
+			first.Await(acquired, patience)
 			second := p.start(b)
 			time.Sleep(time.Duration(i%6) * 4 * time.Millisecond) // spread over the window: the moment of the kill matters, not the wait
 			first.Signal(syscall.SIGKILL)
 			<-first.Ended()
 			killed := election.BootClock()
 			p.start(a)
-			p.await(30*time.Second, killed.Add(time.Second), "")
+			p.await(killed.Add(time.Second), "")
 			_ = second
 			p.neverTwo()
 			if t.Failed() {
@@ -210,13 +210,13 @@ func TestSidecarKilledWhileItStartsTheController(t *testing.T) {
 		}
 		a, b := p.sidecar("ctl-a", "default", 200, slow), p.sidecar("ctl-b", "default", 100, execDriver)
 		first := p.start(a)
-		first.Await(acquired, 20*time.Second)
-		p.start(b).Await("ready", 20*time.Second)
+		first.Await(acquired, patience)
+		p.start(b).Await("ready", patience)
 		first.Signal(syscall.SIGKILL) // during the start command
 		<-first.Ended()
 		killed := election.BootClock()
 		p.start(a)
-		p.await(30*time.Second, killed.Add(3*time.Second), "")
+		p.await(killed.Add(3*time.Second), "")
 		p.neverTwo()
 	})
 }
@@ -251,15 +251,15 @@ func TestHungStatusCommandConfirmsNothing(t *testing.T) {
 	}
 	a, b := p.sidecar("ctl-a", "default", 200, driver), p.sidecar("ctl-b", "default", 100, execDriver)
 	first := p.start(a)
-	p.await(20*time.Second, 0, "ctl-a")
-	p.start(b).Await("ready", 20*time.Second)
+	p.await(0, "ctl-a")
+	p.start(b).Await("ready", patience)
 	if err := os.WriteFile(hang, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	first.Signal(syscall.SIGTERM)
-	p.await(60*time.Second, 0, "ctl-b")
+	p.await(0, "ctl-b")
 	p.neverTwo()
-	if err := first.End(30 * time.Second); err != nil {
+	if err := first.End(patience); err != nil {
 		t.Error(err)
 	}
 }
@@ -288,14 +288,15 @@ func withoutCgroups(t *testing.T) []string {
 func TestGuardKilledAfterARestartWithoutCgroups(t *testing.T) {
 	p := newPair(t)
 	p.wrap = withoutCgroups(t)
-	a, b := p.sidecar("ctl-a", "fast", 200, execDriver), p.sidecar("ctl-b", "fast", 100, execDriver)
+	// The next sidecar must start within the validity.
+	a, b := p.sidecar("ctl-a", "default", 200, execDriver), p.sidecar("ctl-b", "default", 100, execDriver)
 	first := p.start(a)
-	lives := p.await(20*time.Second, 0, "ctl-a")
+	lives := p.await(0, "ctl-a")
 	first.Signal(syscall.SIGKILL)
 	<-first.Ended()
 	again := p.start(a)
-	again.Await("(?i)adopted", 20*time.Second)
-	p.start(b).Await("ready", 20*time.Second)
+	again.Await("(?i)adopted", patience)
+	p.start(b).Await("ready", patience)
 	guard := parent(t, lives.pid)
 	if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", guard)); string(comm) != "tanist-guard\n" {
 		t.Fatalf("the parent of the controller is %q", comm)
@@ -304,7 +305,7 @@ func TestGuardKilledAfterARestartWithoutCgroups(t *testing.T) {
 	if err := unix.Kill(guard, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	next := p.await(20*time.Second, killed.Add(200*time.Millisecond), "")
+	next := p.await(killed.Add(200*time.Millisecond), "")
 	t.Logf("%s serves %v after the guard was killed", next.name, next.first.Sub(killed))
 	p.neverTwo()
 }

@@ -53,14 +53,14 @@ func TestNeverTwoUnderRandomFaults(t *testing.T) {
 				s.http, s.more = address(t), fmt.Sprintf("on_store_loss: %s\nfailsafe: {secret_file: %q}\n", policy, secret)
 				c.start(s, c.tanist)
 			}
-			c.serves(20*time.Second, c.seats...)
+			c.serves(c.seats...)
 			for end := time.Now().Add(lasts); time.Now().Before(end) && !t.Failed(); {
 				for range 1 + c.IntN(4) {
 					c.fault()
 					time.Sleep(time.Duration(c.IntN(3000)) * time.Millisecond) // the faults' spacing is random too
 				}
 				c.mend()
-				c.serves(90*time.Second, c.seats...)
+				c.serves(c.seats...)
 				c.judge()
 			}
 		})
@@ -82,11 +82,11 @@ func (c *chaos) fault() {
 			s.lease = []string{"{profile: default}", "{profile: fast}", "{ttl: 15s, validity: 12s, renew_every: 1s, stop_budget: 1s}"}[c.IntN(3)]
 			c.again(s, syscall.SIGKILL)
 		}},
-		{"frozen", func() { s.sidecar.Signal(syscall.SIGSTOP) }},
-		{"thawed", func() { s.sidecar.Signal(syscall.SIGCONT) }},
+		{"frozen", func() { c.send(s, syscall.SIGSTOP) }},
+		{"thawed", func() { c.send(s, syscall.SIGCONT) }},
 		{"controller killed", func() { c.strike(s, false) }},
 		{"guard killed", func() { c.strike(s, true) }},
-		{"sidecar and guard killed", func() { murder(s.sidecar); c.strike(s, true); c.again(s, syscall.SIGKILL) }},
+		{"sidecar and guard killed", func() { c.send(s, syscall.SIGKILL); c.strike(s, true); c.again(s, syscall.SIGKILL) }},
 		{"role key removed", func() { c.try(clientv3.OpDelete(c.key(election.ActiveKey))) }},
 		{"planned move to it", func() { c.move(s.name) }},
 		{"planned move to it, and killed", func() { c.move(s.name); c.again(s, syscall.SIGKILL) }},
@@ -135,15 +135,19 @@ func (c *chaos) move(to string) {
 	}
 }
 
+// send sends a signal to a seat's sidecar, which may have ended because the store was away when it
+// started.
+func (c *chaos) send(s *seat, sig syscall.Signal) { _ = s.sidecar.Process.Signal(sig) }
+
 // again ends a seat's sidecar by a signal, and starts the next.
 func (c *chaos) again(s *seat, by syscall.Signal) {
-	s.sidecar.Signal(by)
+	c.send(s, by)
 	if by != syscall.SIGKILL {
-		s.sidecar.Signal(syscall.SIGCONT)
+		c.send(s, syscall.SIGCONT)
 		select {
 		case <-s.sidecar.Ended():
 		case <-time.After(15 * time.Second):
-			murder(s.sidecar)
+			c.send(s, syscall.SIGKILL)
 		}
 	}
 	<-s.sidecar.Ended()
@@ -187,7 +191,7 @@ func (c *chaos) mend() {
 		case <-s.sidecar.Ended(): // it may exit if the store was away when it started
 			c.start(s, c.tanist)
 		default:
-			s.sidecar.Signal(syscall.SIGCONT)
+			c.send(s, syscall.SIGCONT)
 		}
 	}
 	c.try(clientv3.OpDelete(c.key(election.PauseKey)))
@@ -215,14 +219,14 @@ func TestReadOnlyStateDirectoryIsRefused(t *testing.T) {
 		}
 	}
 	refused("while another runs")
-	c.until("ctl-a serves on, term 1", time.Second, func(active *election.Active, _ map[string]election.State) bool {
+	c.until("ctl-a serves on, term 1", func(active *election.Active, _ map[string]election.State) bool {
 		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
 	})
 	murder(a.sidecar)
-	_ = a.sidecar.End(5 * time.Second)
+	_ = a.sidecar.End(patience)
 	refused("after the other was killed")
-	c.serves(30*time.Second, b)
+	c.serves(b)
 	c.start(a, tanist)
-	c.is(a, election.StateReady, 20*time.Second)
+	c.is(a, election.StateReady)
 	c.judge()
 }

@@ -49,7 +49,7 @@ haproxy:
   spawn: true
 listen: {http: %[6]q}
 `, config, urls[0], urls[1], dir, front, rest))
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
 		defer client.CloseIdleConnections()
 		get := func(url string) string {
 			resp, err := client.Get(url)
@@ -62,7 +62,7 @@ listen: {http: %[6]q}
 		}
 		routed := func(to int) {
 			t.Helper()
-			for deadline := time.Now().Add(time.Minute); get("http://"+front) != names[to]; time.Sleep(200 * time.Microsecond) {
+			for deadline := time.Now().Add(patience); get("http://"+front) != names[to]; time.Sleep(200 * time.Microsecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("timed out: the virtual URL does not lead to %s", names[to])
 				}

@@ -217,9 +217,16 @@ func (l *lab) takeover(ctx context.Context, s scenario) (result, error) {
 	if err != nil {
 		return r, err
 	}
-	_, who, ok := servedAgain(l.virtual.since(election.BootClock().Add(-300*time.Millisecond)), r.TermBefore-1)
-	if !ok || who.Name != was.Name {
-		return r, fmt.Errorf("cannot see %s at the virtual URL", was.Name)
+	var who answer
+	if err := wait(ctx, 30*time.Second, was.Name+" to answer at the virtual URL", func(context.Context) error {
+		var ok bool
+		_, who, ok = servedAgain(l.virtual.since(election.BootClock().Add(-300*time.Millisecond)), r.TermBefore-1)
+		if !ok || who.Name != was.Name {
+			return fmt.Errorf("cannot see %s at the virtual URL", was.Name)
+		}
+		return nil
+	}); err != nil {
+		return r, err
 	}
 	mark, err := l.logPosition(ctx)
 	if err != nil {
