@@ -12,7 +12,7 @@ import (
 )
 
 // TestEtcdctlLock runs the same hosts, store and program under `etcdctl lock`, with its default TTL
-// of 10 s (2 s in the short form), for comparison in the same run. It has no goal. After a link
+// of 10 s (5 s in the short form), for comparison in the same run. It has no goal. After a link
 // drop both programs serve at once, which shows that the records and their evaluation detect an
 // overlap.
 func TestEtcdctlLock(t *testing.T) {
@@ -23,15 +23,15 @@ func TestEtcdctlLock(t *testing.T) {
 	etcdctl := etcdtest.Ctl(t)
 	s := newSite(t, 2, "")
 	for i, h := range s.hosts {
-		h.boot(etcdctl, "--endpoints", strings.Join(s.outside, ","), "lock", "--ttl", strconv.Itoa(times(2, 10)),
+		h.boot(etcdctl, "--endpoints", strings.Join(s.outside, ","), "lock", "--ttl", strconv.Itoa(times(5, 10)),
 			"bench", self, "controller", h.address()+":8080", h.record)
 		if i == 0 {
-			s.await(30*time.Second, h.name+" serves", func() bool { is, _ := h.serves(); return is })
+			s.await(h.name+" serves", func() bool { is, _ := h.serves(); return is })
 		}
 	}
 	// waits returns which host serves and which waits for the lock.
 	waits := func() (active, passive *host) {
-		s.await(30*time.Second, "one serves and the other waits", func() bool {
+		s.await("one serves and the other waits", func() bool {
 			for _, h := range s.hosts {
 				if is, _ := h.serves(); is {
 					active, passive = h, s.other(h)
@@ -45,9 +45,9 @@ func TestEtcdctlLock(t *testing.T) {
 		})
 		return active, passive
 	}
-	served := func(h *host, limit time.Duration) election.Instant {
+	served := func(h *host) election.Instant {
 		var from election.Instant
-		s.await(limit, h.name+" serves", func() (is bool) { is, from = h.serves(); return is })
+		s.await(h.name+" serves", func() (is bool) { is, from = h.serves(); return is })
 		return from
 	}
 
@@ -57,7 +57,7 @@ func TestEtcdctlLock(t *testing.T) {
 		begun := election.BootClock()
 		active.cut()
 		active.crash()
-		took = append(took, served(passive, 30*time.Second).Sub(begun))
+		took = append(took, served(passive).Sub(begun))
 		s.heal()
 		active.restart()
 	}
@@ -67,7 +67,7 @@ func TestEtcdctlLock(t *testing.T) {
 	active, passive := waits()
 	begun := election.BootClock()
 	active.cut()
-	from := served(passive, 30*time.Second)
+	from := served(passive)
 	watched := time.Duration(times(2, 30)) * time.Second
 	time.Sleep(watched) // long enough to see whether the overlap ends by itself
 	both := overlap(readLives(t, active.record), readLives(t, passive.record))

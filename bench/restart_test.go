@@ -112,7 +112,7 @@ listen: {http: ""}
 	haproxy.start()
 	t.Cleanup(func() { haproxy.end(syscall.SIGTERM) })
 	url := fmt.Sprintf("http://127.0.0.1:%d", virtual)
-	s.await(30*time.Second, "the virtual URL answers", func() bool {
+	s.await("the virtual URL answers", func() bool {
 		resp, err := s.client.Get(url)
 		if err != nil {
 			return false
@@ -135,9 +135,9 @@ listen: {http: ""}
 			sidecar.argv[0] = []string{next, old}[i%2]
 		}
 		sidecar.start()
-		s.await(20*time.Second, "the next process serves", serving)
+		s.await("the next process serves", serving)
 		before := l.count()
-		s.await(20*time.Second, "users continue", func() bool { return l.count() >= before+20 })
+		s.await("users continue", func() bool { return l.count() >= before+20 })
 	}
 	asked, failed := l.end()
 	t.Logf("%d crashes, %d upgrades, %d requests through the virtual URL, %d failed, %d lives of the controller", n, n, asked, failed,

@@ -70,7 +70,7 @@ func newSite(t *testing.T, hosts int, extra string) *site {
 	}
 	s := &site{
 		t: t, dir: testbed.Dir(t), binary: testbed.Binary(t, "tanist"), members: etcdtest.Start(t, 3), extra: extra,
-		client: http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		client: http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	for n := range hosts {
 		s.hosts = append(s.hosts, s.newHost(n+1))
@@ -127,7 +127,7 @@ func (s *site) forward(to string) string {
 			}
 			pumps.Go(func() {
 				defer in.Close()
-				dialer := net.Dialer{Timeout: 2 * time.Second}
+				dialer := net.Dialer{Timeout: patience}
 				out, err := dialer.DialContext(ctx, "tcp", to)
 				if err != nil {
 					return
@@ -262,7 +262,7 @@ func (s *site) heal() {
 func (h *host) state() election.State { return h.stateAt(h.address() + ":8710") }
 
 func (h *host) stateAt(api string) election.State {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+api+"/v1/status", nil)
 	if err != nil {
@@ -282,17 +282,20 @@ func (h *host) stateAt(api string) election.State {
 	return status.State
 }
 
+// patience bounds every wait for what must come. It is no claim: test machines are busy.
+const patience = 2 * time.Minute
+
 // await waits until holds reports true.
-func (s *site) await(limit time.Duration, what string, holds func() bool) {
+func (s *site) await(what string, holds func() bool) {
 	s.t.Helper()
-	end := time.Now().Add(limit)
+	end := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(end) {
 			var states []string
 			for _, h := range s.hosts {
 				states = append(states, h.name+": "+string(h.state()))
 			}
-			s.t.Fatalf("timed out after %v: %s (%s)", limit, what, strings.Join(states, ", "))
+			s.t.Fatalf("timed out after %v: %s (%s)", patience, what, strings.Join(states, ", "))
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -318,14 +321,14 @@ func (s *site) begin(extra ...string) {
 		if i == 0 {
 			want = election.StateServing
 		}
-		s.await(30*time.Second, h.name+" is "+string(want), func() bool { return h.state() == want })
+		s.await(h.name+" is "+string(want), func() bool { return h.state() == want })
 	}
 }
 
 // roles returns which host serves and which is ready.
 func (s *site) roles() (active, passive *host) {
 	s.t.Helper()
-	s.await(60*time.Second, "one serves and all others are ready", func() bool {
+	s.await("one serves and all others are ready", func() bool {
 		active, passive = nil, nil
 		for _, h := range s.hosts {
 			switch h.state() {
@@ -382,7 +385,7 @@ func (s *site) load(url string) *load {
 	l := &load{stop: cancel, done: make(chan struct{})}
 	// The timeout is long, for busy machines: what counts is whether users are served, not how
 	// fast.
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
+	client := http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
 	go func() {
 		defer close(l.done)
 		defer client.CloseIdleConnections()

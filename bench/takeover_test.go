@@ -58,7 +58,7 @@ func TestHostCrash(t *testing.T) {
 				active.cut()
 				active.crash()
 				var from election.Instant
-				s.await(30*time.Second, "the other serves", func() bool {
+				s.await("the other serves", func() bool {
 					is, since := passive.serves()
 					from = since
 					return is
@@ -101,10 +101,14 @@ func TestPlannedMove(t *testing.T) {
 	var gaps []time.Duration
 	for range times(5, 30) {
 		_, passive := s.roles()
-		before := readLives(t, s.other(passive).record)
+		before, served := readLives(t, s.other(passive).record), len(readLives(t, passive.record))
 		s.run(s.binary, "switchover", "-c", passive.config, "--endpoints", s.members.Endpoints()[0], "--to", passive.name, "-y")
+		var lives []life
+		s.await("the new controller has recorded that it serves", func() bool {
+			lives = readLives(t, passive.record)
+			return len(lives) > served
+		})
 		after := readLives(t, s.other(passive).record)
-		lives := readLives(t, passive.record)
 		gaps = append(gaps, lives[len(lives)-1].from.Sub(after[len(before)-1].to))
 	}
 	s.noOverlap()
@@ -137,7 +141,7 @@ func TestSilentLinkDrops(t *testing.T) {
 				begun := election.BootClock()
 				active.cut()
 				var from election.Instant
-				s.await(30*time.Second, "the other serves", func() bool {
+				s.await("the other serves", func() bool {
 					is, since := passive.serves()
 					from = since
 					return is
