@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/internal/testbed"

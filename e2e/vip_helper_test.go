@@ -16,8 +16,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/mdlayher/ndp"
 	"github.com/mdlayher/netlink"
@@ -115,7 +116,7 @@ func vipPass(l net.Listener, network, to string) {
 		}
 		go func() {
 			defer in.Close()
-			out, err := net.DialTimeout(network, to, time.Second)
+			out, err := net.DialTimeout(network, to, vipPatience)
 			if err != nil {
 				return
 			}
@@ -342,9 +343,14 @@ func vipWho(ctx context.Context, ip netip.Addr, see func(vipSeen)) error {
 	if err != nil {
 		return err
 	}
-	var asked atomic.Int64
-	go every(ctx, 20*time.Millisecond, func(n int64) {
-		asked.Store(n)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stamps := newStamps(raw)
+	var asked probes
+	go every(ctx, 20*time.Millisecond, func(int64) {
+		asked.add(now())
 		_, _ = conn.WriteTo(question, &packet.Addr{HardwareAddr: question[:6]})
 	})
 	buf := make([]byte, 2000)
@@ -356,14 +362,64 @@ func vipWho(ctx context.Context, ip netip.Addr, see func(vipSeen)) error {
 		if err != nil {
 			return err
 		}
+		at := stamps.last()
 		if mac, solicited, ok := vipAnswer(buf[:n], ip); ok {
 			kind := "claim"
 			if solicited {
 				kind = "answer"
 			}
-			see(vipSeen{At: now(), Kind: kind, IP: ip.String(), Who: mac, N: asked.Load()})
+			see(vipSeen{At: at, Kind: kind, IP: ip.String(), Who: mac, N: asked.before(at)})
 		}
 	}
+}
+
+// probes is when each probe was sent.
+type probes struct {
+	mu   sync.Mutex
+	sent []int64
+}
+
+func (p *probes) add(at int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sent = append(p.sent, at)
+}
+
+// before returns the number of the last probe before an instant.
+func (p *probes) before(at int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i, _ := slices.BinarySearch(p.sent, at)
+	return int64(i)
+}
+
+// stamps reports when the frame that was read last had arrived, by the kernel. On a busy machine it is
+// read later, after the next probe.
+type stamps struct {
+	raw   syscall.RawConn
+	ahead int64 // of CLOCK_REALTIME, by which the kernel stamps, to CLOCK_BOOTTIME
+}
+
+func newStamps(raw syscall.RawConn) *stamps {
+	s := &stamps{raw: raw, ahead: -1 << 62}
+	for range 20 { // this thread may be interrupted between the two clocks
+		boot := now()
+		s.ahead = max(s.ahead, boot-time.Now().UnixNano())
+	}
+	s.last() // the first one makes the kernel begin
+	return s
+}
+
+func (s *stamps) last() int64 {
+	var stamp unix.Timespec
+	var errno unix.Errno
+	err := s.raw.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.SIOCGSTAMPNS, uintptr(unsafe.Pointer(&stamp)))
+	})
+	if err != nil || errno != 0 {
+		return now()
+	}
+	return min(stamp.Nano()+s.ahead, now())
 }
 
 // vipJudge6 is the judge's own address. Solicited answers go only to it.
@@ -434,10 +490,10 @@ func vipConnections(address, count string) error {
 	var mu sync.Mutex
 	for range n {
 		all.Go(func() {
-			dialer := net.Dialer{Timeout: time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 5}}
+			dialer := net.Dialer{Timeout: vipPatience, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 5}}
 			conn, err := dialer.Dial("tcp", address)
 			if err == nil {
-				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				_ = conn.SetDeadline(time.Now().Add(vipPatience))
 				_, err = vipRequest(conn)
 			}
 			ready <- err

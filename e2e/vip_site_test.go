@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -195,10 +196,23 @@ func (h *vipHost) processes(word string) []int {
 	return all
 }
 
+// signal sends a signal to all processes whose command line contains one of the words. After SIGSTOP
+// it returns once all have stopped.
 func (h *vipHost) signal(sig unix.Signal, words ...string) {
+	h.t.Helper()
+	var pids []int
 	for _, word := range words {
-		for _, pid := range h.processes(word) {
-			_ = unix.Kill(pid, sig)
+		pids = append(pids, h.processes(word)...)
+	}
+	for _, pid := range pids {
+		_ = unix.Kill(pid, sig)
+	}
+	if sig != unix.SIGSTOP {
+		return
+	}
+	for _, pid := range pids {
+		if err := testbed.Freeze(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			h.t.Fatal(err)
 		}
 	}
 }
@@ -280,16 +294,25 @@ run:
   stop_timeout: 500ms
 health:
   interval: 100ms
-  timeout: 100ms
+  timeout: %s
   checks: [{name: http, http: "http://10.66.0.%d:8080/"}]
 yield_wait: 5s
 listen: {http: "10.66.0.%d:8710", open: answers}
 state_dir: %s
-%s`, h.name, h.store, profile, h.self, n, n, n, h.state(), more)
+%s`, h.name, h.store, profile, h.self, n, healthTimeout(), n, n, h.state(), more)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
 	h.boot(program(h.t, "tanist"), "sidecar", "-c", file)
+}
+
+// healthTimeout is the time-out of the health check. The full form measures outages; in the short form
+// a busy machine is not to be taken for a controller that hangs.
+func healthTimeout() string {
+	if *full || *times > 0 {
+		return "100ms"
+	}
+	return "1s"
 }
 
 // follower writes the configuration of a host's tanist vip and starts it as its unit does: without

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tanist/tanist/internal/testbed"
 )
 
 var bothIPs = []string{vip4, vip6}
@@ -77,7 +79,8 @@ func (s *vipSite) play(f vipFault, times int, settled func() (active, passive *v
 		// After keepalived was master on both hosts, the client may use the one that lost until its
 		// neighbor entry expires.
 		active, _ = settled()
-		s.await(vipPatience, "the client gets answers again", answers(active, now()))
+		mended := now()
+		s.await(vipPatience, "the client gets answers again", func() bool { return answers(s.a, mended)() || answers(s.b, mended)() })
 		if !moved {
 			s.t.Logf("%s: %s did not take over within 12 s, or the client did not find it; %s is active", f.name, passive.name, active.name)
 			healed = now() // so the outage may end later
@@ -161,8 +164,12 @@ func (s *vipSite) withinBounds(f vipFault, times int) vipOutcome {
 // the keeper alone must notice that the deadline has passed.
 func TestThawedHostDoesNotAnswerForTheVirtualIP(t *testing.T) {
 	s := newVIPSite(t)
+	profile, guard := "fast", 100*time.Millisecond // the guard's margin
+	if !*full {
+		profile, guard = "default", 500*time.Millisecond // a busy machine takes long to freeze a host
+	}
 	for _, h := range []*vipHost{s.a, s.b} {
-		h.sidecar("fast")
+		h.sidecar(profile)
 	}
 	for _, first := range []string{"", "vip-keeper"} {
 		active, passive := s.settled()
@@ -178,20 +185,21 @@ func TestThawedHostDoesNotAnswerForTheVirtualIP(t *testing.T) {
 			t.Fatal("the frozen host lost an address")
 		}
 		all := active.processes(first)
+		busy := testbed.Lateness(t)
 		active.plug()
 		thawed := now()
 		for _, pid := range all {
 			_ = unix.Kill(pid, unix.SIGCONT)
 		}
 		s.await(vipPatience, "the thawed host has neither address", func() bool { return !active.has(vip4) && !active.has(vip6) })
+		margin := guard + busy()
 		active.signal(unix.SIGCONT, "")
 		s.settled()
-		const margin = 100 * time.Millisecond // the guard's margin in profile fast
 		for _, ip := range bothIPs {
 			late := max(0, time.Duration(w.lastAnswer(ip, active.mac)-thawed))
 			t.Logf("%s: the thawed host answered for %v", ip, late)
 			if late > margin {
-				t.Errorf("%s: the thawed host answered for %v", ip, late)
+				t.Errorf("%s: the thawed host answered for %v, want at most %v", ip, late, margin)
 			}
 		}
 		w.end()
@@ -326,7 +334,7 @@ func (s *vipSite) vipOpen(ip string) func() (ends map[string]int, at []int64) {
 func TestMovesWithOpenConnections(t *testing.T) {
 	s := newVIPSite(t)
 	for _, h := range []*vipHost{s.a, s.b} {
-		h.sidecar("fast")
+		h.sidecar("default") // a planned move does not depend on the profile
 	}
 	moves := 2 * vipTimes()
 	again := 0
@@ -346,11 +354,12 @@ func TestMovesWithOpenConnections(t *testing.T) {
 			for _, end := range when {
 				took[ip] = append(took[ip], time.Duration(end-at))
 			}
-			if !s.waits(5*time.Second, func() bool { return w.from(ip, passive.name, at) }) {
+			if is, _ := s.settled(); is != passive {
 				again++ // on a busy machine the other host's start may fail, and the first host resumes
 				s.await(vipPatience, "new connections reach the active", func() bool { return w.from(ip, active.name, now()-int64(time.Second)) })
 				continue
 			}
+			s.await(vipPatience, "new connections reach the new active", func() bool { return w.from(ip, passive.name, at) })
 			seen := w.seen("http", ip)
 			first := slices.IndexFunc(seen, func(one vipSeen) bool { return one.Who == passive.name })
 			fresh[ip] = append(fresh[ip], time.Duration(seen[first].At-at))
@@ -401,6 +410,7 @@ func TestVirtualIPOfAHostWhoseSidecarCannotHoldIt(t *testing.T) {
 
 	s.keptByTheNextFollower(active, w)
 
+	busy := testbed.Lateness(t)
 	at := now()
 	active.signal(unix.SIGSTOP, "tanist vip")
 	s.client.tanist("switchover", "-y", "-C", "vip", "--endpoints", s.store)
@@ -409,8 +419,8 @@ func TestVirtualIPOfAHostWhoseSidecarCannotHoldIt(t *testing.T) {
 		late := time.Duration(w.lastAnswer(ip, active.mac) - at)
 		t.Logf("%s: frozen before a planned move: the old host answered for %v, outage %v", ip, late.Round(time.Millisecond),
 			w.gap("http", ip, at, now()).Round(time.Millisecond))
-		if late > 2500*time.Millisecond {
-			t.Errorf("%s: the host answered for %v after its tanist vip was frozen", ip, late)
+		if most := 2500*time.Millisecond + busy(); late > most {
+			t.Errorf("%s: the host answered for %v after its tanist vip was frozen, want at most %v", ip, late, most)
 		}
 	}
 	active.signal(unix.SIGCONT, "tanist vip")
@@ -492,7 +502,7 @@ func (h *vipHost) shows(text string, args ...string) {
 // TestOnlyTheKeeperHasTheRightToChangeTheNetwork: the keeper has exactly two capabilities.
 func TestOnlyTheKeeperHasTheRightToChangeTheNetwork(t *testing.T) {
 	s := newVIPSite(t)
-	s.a.sidecar("fast")
+	s.a.sidecar("default")
 	s.await(vipPatience, "it serves", func() bool { return s.role(s.a) == "serving" && s.a.has(vip4) })
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.a.processes("vip-keeper")[0]))
 	if err != nil {
@@ -516,7 +526,7 @@ func TestCommandsShowTheVirtualIP(t *testing.T) {
 	s := newVIPSite(t)
 	stranger := s.judge
 	stranger.run("ip", "-n", stranger.space, "addr", "add", vip4+"/32", "dev", "eth0")
-	s.a.sidecar("fast")
+	s.a.sidecar("default")
 	s.await(vipPatience, "it serves", func() bool { return s.role(s.a) == "serving" && s.a.has(vip4) })
 	cli := []string{"-C", "vip", "--endpoints", s.store}
 	s.client.shows("ctl-a has "+vip4+"/24 on eth0, but not alone: "+stranger.mac+" answers for "+vip4+" too", append([]string{"explain"}, cli...)...)
