@@ -13,11 +13,11 @@ import (
 // freezeLimit is generous because test machines are busy.
 const freezeLimit = time.Minute
 
-// Freeze sends SIGSTOP to a process of ours and returns once every thread has stopped, which takes a
+// Freeze sends SIGSTOP to a process and returns once every thread has stopped, which takes a
 // while on a busy machine: the first thread to be scheduled stops the others.
 func Freeze(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		return fmt.Errorf("cannot freeze process %d: %v", pid, err)
+		return fmt.Errorf("cannot freeze process %d: %w", pid, err)
 	}
 	for end := time.Now().Add(freezeLimit); !stopped(pid); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
