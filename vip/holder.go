@@ -244,8 +244,12 @@ func (h *Holder) Wrong() error {
 var errWait = errors.New("the virtual IP's keeper did not answer in time")
 
 // await passes every report to judge until judge returns something other than errWait. A report
-// from before the keeper, perhaps a new one, knew what is wanted does not count.
+// from before the keeper, perhaps a new one, knew what is wanted does not count. Meanwhile the keeper
+// is asked again and again, because one that froze after it had answered would owe nothing, and
+// would not be replaced.
 func (h *Holder) await(ctx context.Context, judge func(report, *running) error) error {
+	ask := time.NewTicker(answerWithin)
+	defer ask.Stop()
 	for {
 		h.mu.Lock()
 		err, changed := errWait, h.changed
@@ -258,9 +262,20 @@ func (h *Holder) await(ctx context.Context, judge func(report, *running) error) 
 		}
 		select {
 		case <-changed:
+		case <-ask.C:
+			h.ask()
 		case <-ctx.Done():
 			return errWait
 		}
+	}
+}
+
+// ask sends an order that changes nothing, for the sake of its answer, unless one is due.
+func (h *Holder) ask() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r := h.keeper; r != nil && r.acked == r.seq {
+		h.send(r, order{Op: orderExtend, Term: h.want.term, Deadline: h.want.deadline})
 	}
 }
 

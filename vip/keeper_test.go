@@ -2,6 +2,7 @@ package vip
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -35,6 +36,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "vip-keeper":
+			os.Exit(Keep())
+		case "vip-keeper-that-freezes":
+			if err := os.Mkdir(os.Args[2], 0o700); err == nil {
+				os.Exit(answerAndFreeze())
+			}
 			os.Exit(Keep())
 		case "holder":
 			os.Exit(holderMain(os.Args[2], os.Args[3:]))
@@ -73,7 +79,7 @@ func holderMain(socket string, texts []string) int {
 		addresses = append(addresses, a)
 	}
 	h, err := Start(context.Background(), Config{
-		Addresses: addresses, Socket: socket, Args: []string{"vip-keeper"}, Log: zerolog.New(os.Stderr),
+		Addresses: addresses, Socket: socket, Args: strings.Fields(cmp.Or(os.Getenv("TEST_KEEPER"), "vip-keeper")), Log: zerolog.New(os.Stderr),
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -151,6 +157,25 @@ func freeze(keeper int, order func()) error {
 	return unix.Kill(keeper, unix.SIGCONT)
 }
 
+// answerAndFreeze is a keeper that freezes when it has answered its first order to hold: the network
+// is being asked.
+func answerAndFreeze() int {
+	f := os.NewFile(controlFD, "control")
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return 1
+	}
+	control, buf := conn.(*net.UnixConn), make([]byte, recordMax)
+	var o order
+	for o.Op != orderHold {
+		if recv(control, buf, &o) != nil || send(control, report{Seq: o.Seq, Holding: o.Op == orderHold, Term: o.Term, Addresses: []Status{{State: StateAbsent}}}) != nil {
+			return 1
+		}
+	}
+	_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+	return 1
+}
+
 // answerMain prints the claims on eth0 until stdin ends.
 func answerMain() int {
 	heard := make(chan claim, 100)
@@ -185,6 +210,7 @@ func answerMain() int {
 type space struct {
 	t    *testing.T
 	a, b string
+	env  []string // of what is started from now on
 }
 
 func newSpace(t *testing.T) *space {
@@ -249,7 +275,7 @@ func (s *space) start(in string, args ...string) *session {
 		s.t.Fatal(err)
 	}
 	h := &session{t: s.t, cmd: exec.Command("ip", append([]string{"netns", "exec", in, self}, args...)...)}
-	h.cmd.Stderr = os.Stderr
+	h.cmd.Stderr, h.cmd.Env = os.Stderr, append(os.Environ(), s.env...)
 	h.in, err = h.cmd.StdinPipe()
 	if err != nil {
 		s.t.Fatal(err)
@@ -429,6 +455,19 @@ func TestOrderIsCarriedOutByTheNextKeeperIfThisOneDoesNot(t *testing.T) {
 	if s.has("10.0.0.100") {
 		t.Error("the address was not removed")
 	}
+}
+
+// TestKeeperThatFreezesAfterItsAnswerIsReplaced: it owes nothing, but the address is not there yet.
+func TestKeeperThatFreezesAfterItsAnswerIsReplaced(t *testing.T) {
+	s := newSpace(t)
+	dir := t.TempDir()
+	s.env = []string{"TEST_KEEPER=vip-keeper-that-freezes " + filepath.Join(dir, "it-froze")}
+	h := s.start(s.a, "holder", filepath.Join(dir, "vip.sock"), "10.0.0.100/24@eth0")
+	h.must("hold 1 60000")
+	if !s.has("10.0.0.100") {
+		t.Error("the address was not added")
+	}
+	h.must("release")
 }
 
 func TestLaterSidecarTakesTheAddressesOverWithoutAGap(t *testing.T) {
