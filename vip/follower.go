@@ -212,8 +212,9 @@ func (p *pursuit) decide(controller string, t election.Target, sent, answered el
 	}
 	p.term = t.Term
 	// Nobody else can hold them: they are held here, or the last to hold them was this host, or
-	// every other host's deadline has passed.
-	free := holding || p.held != 0 || answered >= p.first.Add(followWait)
+	// every other host's deadline has passed. An answer that took long may be older than the end of
+	// that wait.
+	free := holding || p.held != 0 || sent >= p.first.Add(followWait)
 	if !free {
 		return decision{kind: prepare, again: min(followEvery, max(0, p.first.Add(followWait).Sub(answered)))}
 	}

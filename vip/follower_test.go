@@ -105,6 +105,22 @@ func TestTwoFollowersNeverHoldTheAddressAtOnce(t *testing.T) {
 	}
 }
 
+// TestAnswerThatTookLongDoesNotEndTheWait: it may be older than what another host has read since.
+func TestAnswerThatTookLongDoesNotEndTheWait(t *testing.T) {
+	p := pursuit{filter: election.NewFilter(nil)}
+	target := election.Target{Controller: "a", Term: 5, State: election.StateServing}
+	first := election.Instant(time.Hour)
+	over := first.Add(followWait)
+	for _, read := range []struct {
+		sent, answered election.Instant
+		want           decisionKind
+	}{{first.Add(-1), first, prepare}, {over.Add(-followRead), over.Add(1), prepare}, {over, over.Add(1), hold}} {
+		if d := p.decide("a", target, read.sent, read.answered, false); d.kind != read.want {
+			t.Errorf("sent %v after the first answer: %v, not %v", read.sent.Sub(first), d.kind, read.want)
+		}
+	}
+}
+
 // TestFollowerTakesOverAsSoonAsItIsSafe: a wait that is not needed would be an outage.
 func TestFollowerTakesOverAsSoonAsItIsSafe(t *testing.T) {
 	serving := func(controller string, term election.Term) election.Target {
@@ -119,7 +135,7 @@ func TestFollowerTakesOverAsSoonAsItIsSafe(t *testing.T) {
 		want    decisionKind
 	}
 	for name, sights := range map[string][]sight{
-		"first seen":                 {{0, serving("a", 5), false, prepare}, {followWait - 1, serving("a", 5), false, prepare}, {1, serving("a", 5), false, hold}},
+		"first seen":                 {{0, serving("a", 5), false, prepare}, {followWait, serving("a", 5), false, prepare}, {time.Millisecond, serving("a", 5), false, hold}},
 		"held by an earlier process": {{0, serving("a", 5), true, hold}, {0, serving("a", 5), true, extend}},
 		"of another controller":      {{0, serving("b", 5), true, letGo}},
 		"vacant":                     {{0, election.Target{}, true, letGo}},

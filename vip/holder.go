@@ -159,6 +159,8 @@ func (h *Holder) Hold(ctx context.Context, term election.Term, deadline election
 			return errors.New(r.Err)
 		case !r.Holding:
 			return fmt.Errorf("cannot hold the addresses for term %d: the deadline of term %d has passed", term, r.Lapsed)
+		case r.Term != term: // a later report has replaced the refusal
+			return fmt.Errorf("cannot hold the addresses for term %d: they are held for term %d", term, r.Term)
 		}
 		for _, s := range r.Addresses {
 			switch s.State {

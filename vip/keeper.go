@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -109,26 +110,13 @@ func newKeeper(first order) (k *keeper, err error) {
 	return k, nil
 }
 
-// adopt takes over what an earlier keeper left in the kernel. If that keeper did not report a
-// deadline, it is held until the lifetime in the kernel ends.
+// adopt takes over what an earlier keeper left in the kernel.
 func (k *keeper) adopt(before *report) error {
 	var err error
 	if k.view, err = k.kernel.look(); err != nil {
 		return err
 	}
-	until := election.Instant(0)
-	for _, a := range k.addresses {
-		if p, ok := k.view.find(a); ok && p.mine && p.life != forever {
-			until = max(until, election.BootClock().Add(p.life))
-		}
-	}
-	term := election.Term(0)
-	if before != nil && before.Holding {
-		term, until = before.Term, before.Deadline
-	}
-	if until > 0 {
-		k.desk.adopt(term, until, k.view)
-	}
+	k.desk.inherit(election.BootClock(), before, k.view)
 	return nil
 }
 
@@ -267,8 +255,13 @@ func (k *keeper) step() election.Instant {
 	k.notice(v, now)
 	k.view = v
 	acts, next := k.desk.plan(now, v)
+	failed := map[string]bool{}
 	for _, a := range acts {
+		if failed[a.String()] {
+			continue // an address that could not be added must not be announced
+		}
 		if err := k.carryOut(a); err != nil {
+			failed[a.String()] = true
 			for _, s := range k.desk.spots {
 				if s.Prefix.Addr() == a.Prefix.Addr() && s.Interface == a.Interface {
 					s.failed(now, err)
@@ -293,9 +286,13 @@ func (k *keeper) step() election.Instant {
 // notice compares the current state of the kernel with the last one.
 func (k *keeper) notice(v view, now election.Instant) {
 	for name, p := range k.ports {
-		if l, ok := v.links[name]; !ok || l.index != p.index || l.up && !k.view.links[name].up {
+		before := k.view.links[name]
+		switch l, ok := v.links[name]; {
+		case !ok || l.index != p.index || l.up && !before.up:
 			p.close() // its socket receives nothing any more
 			delete(k.ports, name)
+			k.desk.relink(now, name)
+		case !bytes.Equal(l.mac, before.mac): // neighbors know the old one
 			k.desk.relink(now, name)
 		}
 	}

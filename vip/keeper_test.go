@@ -366,6 +366,62 @@ func TestHeldAddressesAreMarkedAnnouncedAndRemoved(t *testing.T) {
 	}
 }
 
+// TestAddressIsAnnouncedAtOnceAndAgainWithinASecond: one announcement may be lost. The same after
+// the interface has got another hardware address, because neighbors know the old one.
+func TestAddressIsAnnouncedAtOnceAndAgainWithinASecond(t *testing.T) {
+	s := newSpace(t)
+	other := s.start(s.b, "answer")
+	h := s.start(s.a, "holder", "", "10.0.0.100/24@eth0", "fd00::100/64@eth0")
+	announced := func(mac string, since time.Time) {
+		t.Helper()
+		// 0, 20, 60, 150 and 400 ms, two frames each time for IPv4. The next regular one after that
+		// is 600 ms later, and the last ones are 30 s apart.
+		missing := map[string]int{"10.0.0.100 " + mac: 10, "fd00::100 " + mac: 5}
+		for len(missing) > 0 {
+			line := other.line()
+			if missing[line]--; missing[line] <= 0 {
+				delete(missing, line)
+			}
+		}
+		// Alone on the machine it takes 400 ms.
+		if took := time.Since(since); took > 5*time.Second {
+			t.Errorf("five announcements took %v", took)
+		}
+	}
+	mac := func() string {
+		_, rest, _ := strings.Cut(s.run("ip", "-n", s.a, "-o", "link", "show", "eth0"), "link/ether ")
+		return strings.Fields(rest)[0]
+	}
+	begun := time.Now()
+	h.must("hold 1 60000")
+	announced(mac(), begun)
+	time.Sleep(8 * time.Second) // until the next regular announcement is 25 s away
+	changed := time.Now()
+	s.run("ip", "-n", s.a, "link", "set", "eth0", "address", "02:00:00:00:00:77")
+	announced("02:00:00:00:00:77", changed)
+	h.must("release")
+}
+
+// TestAddressThatCannotBeAddedIsNotAnnounced: the announcement would lead users astray.
+func TestAddressThatCannotBeAddedIsNotAnnounced(t *testing.T) {
+	s := newSpace(t)
+	s.run("ip", "netns", "exec", s.a, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
+	other := s.start(s.b, "answer")
+	h := s.start(s.a, "holder", "", "10.0.0.100/24@eth0", "fd00::100/64@eth0")
+	if answer := h.say("hold 1 60000"); !strings.Contains(answer, "cannot add fd00::100/64") {
+		t.Errorf("the failure was not reported: %s", answer)
+	}
+	for n := 0; n < 10; { // the failed one is tried again meanwhile
+		switch ip, _, _ := strings.Cut(other.line(), " "); ip {
+		case "10.0.0.100":
+			n++
+		case "fd00::100":
+			t.Fatal("an address that could not be added was announced")
+		}
+	}
+	h.must("release")
+}
+
 func TestKeeperLetsGoAtTheDeadlineWhateverIsFrozenOrDead(t *testing.T) {
 	const (
 		validity = 4500 * time.Millisecond

@@ -137,12 +137,36 @@ func newDesk(addresses []Address) *desk {
 	return d
 }
 
+// inherit continues what an earlier keeper did, as far as it is known: before is its last report, or
+// nil if it gave none. Then what it left in the kernel is held until the lifetimes there end. If it
+// held nothing any more, nothing is held.
+func (d *desk) inherit(now election.Instant, before *report, v view) {
+	term, until := election.Term(0), election.Instant(0)
+	switch {
+	case before == nil:
+		for _, s := range d.spots {
+			if p, ok := v.find(s.Address); ok && p.mine && p.life != forever {
+				until = max(until, now.Add(p.life))
+			}
+		}
+	case before.Holding:
+		term, until, d.lapsed = before.Term, before.Deadline, before.Lapsed
+	default:
+		d.lapsed = before.Lapsed
+	}
+	if until > 0 {
+		d.adopt(now, term, until, v)
+	}
+}
+
 // adopt takes over what an earlier keeper left, until a deadline.
-func (d *desk) adopt(term election.Term, deadline election.Instant, v view) {
+func (d *desk) adopt(now election.Instant, term election.Term, deadline election.Instant, v view) {
 	d.holding, d.term, d.deadline = true, term, deadline
 	for _, s := range d.spots {
 		if p, ok := v.find(s.Address); ok && p.mine {
 			s.lookedFrom = 1 // it is held already
+		} else {
+			s.lookedFrom, s.probeAt = now, now
 		}
 	}
 }

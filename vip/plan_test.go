@@ -233,7 +233,7 @@ func TestAddressOfAnEarlierKeeperIsKeptWithoutAGapAndRemovedWhenNotWanted(t *tes
 	h := newHost(t, "10.0.0.100/24@eth0")
 	h.view.there = []present{{Address: must(t, "10.0.0.100/24@eth0"), mine: true, life: 3 * time.Second}}
 	h.ends["10.0.0.100/24@eth0"] = h.now.Add(3 * time.Second)
-	h.desk.adopt(0, h.now.Add(3*time.Second), h.view)
+	h.desk.inherit(h.now, nil, h.view)
 	h.run(time.Second)
 	h.hold(4, 4*time.Second)
 	h.run(3 * time.Second)
@@ -244,6 +244,39 @@ func TestAddressOfAnEarlierKeeperIsKeptWithoutAGapAndRemovedWhenNotWanted(t *tes
 	h.run(0)
 	if h.has() {
 		t.Error("it was not removed")
+	}
+}
+
+// TestMissingAddressOfAnEarlierKeeperIsTakenToo: after the network was asked, as always. The desk of
+// the test fails if it does not come to rest.
+func TestMissingAddressOfAnEarlierKeeperIsTakenToo(t *testing.T) {
+	h := newHost(t, "10.0.0.100/24@eth0", "10.0.0.101/24@eth0")
+	h.view.there = []present{{Address: must(t, "10.0.0.100/24@eth0"), mine: true, life: 3 * time.Second}}
+	h.ends["10.0.0.100/24@eth0"] = h.now.Add(3 * time.Second)
+	h.desk.inherit(h.now, &report{Holding: true, Term: 4, Deadline: h.now.Add(4 * time.Second)}, h.view)
+	h.run(lookFor - time.Millisecond)
+	if len(h.view.there) != 1 || h.count(actionProbe) == 0 {
+		t.Errorf("the network was not asked first: %+v", h.sent)
+	}
+	h.run(2 * time.Millisecond)
+	if len(h.view.there) != 2 {
+		t.Errorf("the other address was not taken: %+v", h.sent)
+	}
+}
+
+// TestAddressThatAnEarlierKeeperNoLongerHeldIsRemoved: its deadline passed just before another
+// keeper relieved it, and no later one brings it back.
+func TestAddressThatAnEarlierKeeperNoLongerHeldIsRemoved(t *testing.T) {
+	h := newHost(t, "10.0.0.100/24@eth0")
+	h.view.there = []present{{Address: must(t, "10.0.0.100/24@eth0"), mine: true, life: time.Second}}
+	h.ends["10.0.0.100/24@eth0"] = h.now.Add(time.Second)
+	h.desk.inherit(h.now, &report{Lapsed: 4}, h.view)
+	h.run(0)
+	if h.has() {
+		t.Error("it was kept")
+	}
+	if err := h.desk.hold(h.now, 4, h.now.Add(time.Second)); err == nil {
+		t.Error("the term whose deadline has passed holds it again")
 	}
 }
 
