@@ -39,7 +39,8 @@ type vipSite struct {
 	tag    string
 	self   string // this binary
 	etcd   *etcdtest.Cluster
-	store  string // its URL on the site
+	store  string            // its URL on the site
+	tokens map[string]string // if the store is Consul: by the kind of process
 	a, b   *vipHost
 	client *vipHost
 	judge  *vipHost
@@ -286,7 +287,7 @@ func (h *vipHost) sidecarWith(profile, more string) {
 	text := fmt.Sprintf(`kind: controller
 cluster: vip
 name: %s
-etcd: {endpoints: ["%s"]}
+%s
 lease: {profile: %s}
 run:
   command: [%s, vip-controller]
@@ -299,7 +300,7 @@ health:
 yield_wait: 5s
 listen: {http: "10.66.0.%d:8710", open: answers}
 state_dir: %s
-%s`, h.name, h.store, profile, h.self, n, healthTimeout(), n, n, h.state(), more)
+%s`, h.name, h.in("controller"), profile, h.self, n, healthTimeout(), n, n, h.state(), more)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
@@ -315,14 +316,20 @@ func healthTimeout() string {
 	return "1s"
 }
 
-// follower writes the configuration of a host's tanist vip and starts it as its unit does: without
-// root, with the two capabilities that the keeper needs.
+// follower starts a host's tanist vip.
 func (h *vipHost) follower() {
+	h.t.Helper()
+	h.start(h.followerCommand()...)
+}
+
+// followerCommand writes the configuration of a host's tanist vip and returns the command that
+// starts it as its unit does: without root, with the two capabilities that the keeper needs.
+func (h *vipHost) followerCommand() []string {
 	h.t.Helper()
 	const nobody = 65534
 	state, file := filepath.Join(h.dir, h.name+"-vip"), filepath.Join(h.dir, h.name+"-vip.yml")
-	text := fmt.Sprintf("kind: vip\ncluster: vip\nname: vip-%d\ncontroller: %s\netcd: {endpoints: [\"%s\"]}\nstate_dir: %s\n%s",
-		h.number(), h.name, h.store, state, vipAddresses)
+	text := fmt.Sprintf("kind: vip\ncluster: vip\nname: vip-%d\ncontroller: %s\n%s\nstate_dir: %s\n%s",
+		h.number(), h.name, h.in("vip"), state, vipAddresses)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
@@ -333,8 +340,26 @@ func (h *vipHost) follower() {
 		h.t.Fatal(err)
 	}
 	const caps = "-all,+net_admin,+net_raw"
-	h.start("setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", "--bounding-set="+caps,
-		"--inh-caps="+caps, "--ambient-caps="+caps, "--no-new-privs", "--", program(h.t, "tanist"), "vip", "-c", file)
+	return []string{
+		"setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", "--bounding-set=" + caps,
+		"--inh-caps=" + caps, "--ambient-caps=" + caps, "--no-new-privs", "--", program(h.t, "tanist"), "vip", "-c", file,
+	}
+}
+
+// in returns the part of a configuration file that names the store, for a kind of process.
+func (s *vipSite) in(kind string) string {
+	if s.tokens == nil {
+		return fmt.Sprintf("etcd: {endpoints: [%q]}", s.store)
+	}
+	return fmt.Sprintf("store: consul\nconsul: {address: %q, token: %q}", s.store, s.tokens[kind])
+}
+
+// cli returns the flags of the CLI that name the cluster.
+func (s *vipSite) cli() []string {
+	if s.tokens == nil {
+		return []string{"-C", "vip", "--endpoints", s.store}
+	}
+	return []string{"-c", s.a.file()}
 }
 
 // tanist runs a command of the CLI on a host.

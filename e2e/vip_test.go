@@ -476,7 +476,7 @@ func (s *vipSite) keptByTheNextFollower(h *vipHost, w *vipWatch) {
 // showsFollower waits until the commands show that the tanist vip of a host has the addresses.
 func (s *vipSite) showsFollower(h *vipHost) {
 	s.t.Helper()
-	cli := []string{"-C", "vip", "--endpoints", s.store}
+	cli := s.cli()
 	name := fmt.Sprintf("vip-%d (for %s)", h.number(), h.name)
 	for _, ip := range []string{vip4 + "/24", vip6 + "/64"} {
 		s.client.shows(name+" has "+ip+" on eth0.", append([]string{"explain"}, cli...)...)

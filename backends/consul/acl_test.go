@@ -112,6 +112,7 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 	intruder("agent", agent)
 	denied("agent", "request", agent.Put(ctx, election.Put{Key: "request", Value: []byte("{}")}))
+	denied("agent", "write of a tanist vip's status", agent.Put(ctx, election.Put{Key: election.VIPKey("vip-1"), Value: []byte("{}")}))
 	if _, err := as(agent.cfg.Token, false).Grant(ctx, 10*time.Minute); !errors.Is(err, election.ErrDenied) {
 		t.Errorf("an agent's token got a session on the controllers' entry: %v", err)
 	}
@@ -132,8 +133,14 @@ func TestLeastPrivilege(t *testing.T) {
 	host := as(granted(t, c, "policy-vip.hcl", "orders"), true)
 	presence, err = host.Grant(ctx, 10*time.Minute)
 	must(t, err)
-	must(t, host.Put(ctx, election.Put{Key: "vips/vip-1", Value: []byte("{}"), Lease: presence}))
+	must(t, host.Put(ctx, election.Put{Key: election.VIPKey("vip-1"), Value: []byte("{}"), Lease: presence}))
 	must(t, host.Renew(ctx, presence))
+	if own, err := host.Get(ctx, election.VIPKey("vip-1")); err != nil || own.Lease != presence {
+		t.Errorf("tanist vip sees its own status as %+v, %v", own, err)
+	}
+	if seen := <-host.Follow(follow); seen.Err != nil || seen.Active == nil || *seen.Active != record {
+		t.Errorf("tanist vip sees %+v", seen)
+	}
 	if snap, err := host.Read(ctx); err != nil || snap.Active == nil || *snap.Active != record {
 		t.Errorf("tanist vip sees %+v, %v", snap.Active, err)
 	}
