@@ -348,10 +348,20 @@ func (h *vipHost) followerCommand() []string {
 
 // in returns the part of a configuration file that names the store, for a kind of process.
 func (s *vipSite) in(kind string) string {
+	s.t.Helper()
 	if s.tokens == nil {
 		return fmt.Sprintf("etcd: {endpoints: [%q]}", s.store)
 	}
-	return fmt.Sprintf("store: consul\nconsul: {address: %q, token: %q}", s.store, s.tokens[kind])
+	where := fmt.Sprintf("store: consul\nconsul: {address: %q", s.store)
+	token := s.tokens[kind]
+	if token == "" {
+		return where + "}"
+	}
+	file := filepath.Join(s.dir, kind+".token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o644); err != nil { // tanist vip is not root
+		s.t.Fatal(err)
+	}
+	return where + fmt.Sprintf(", token_file: %q}", file)
 }
 
 // cli returns the flags of the CLI that name the cluster.
