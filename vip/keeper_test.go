@@ -402,7 +402,7 @@ func TestAddressIsAnnouncedAtOnceAndAgainWithinASecond(t *testing.T) {
 		_, rest, _ := strings.Cut(s.run("ip", "-n", s.a, "-o", "link", "show", "eth0"), "link/ether ")
 		return strings.Fields(rest)[0]
 	}
-	h.must("hold 1 60000")
+	h.must("hold 1 30000")
 	announced(mac())
 	time.Sleep(8 * time.Second) // after that, one regular announcement at most is due within busy
 	s.run("ip", "-n", s.a, "link", "set", "eth0", "address", "02:00:00:00:00:77")
@@ -416,7 +416,7 @@ func TestAddressThatCannotBeAddedIsNotAnnounced(t *testing.T) {
 	s.run("ip", "netns", "exec", s.a, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
 	other := s.start(s.b, "answer")
 	h := s.start(s.a, "holder", "", "10.0.0.100/24@eth0", "fd00::100/64@eth0")
-	if answer := h.say("hold 1 60000"); !strings.Contains(answer, "cannot add fd00::100/64") {
+	if answer := h.say("hold 1 8000"); !strings.Contains(answer, "cannot add fd00::100/64") {
 		t.Errorf("the failure was not reported: %s", answer)
 	}
 	for n := 0; n < 10; { // the failed one is tried again meanwhile
