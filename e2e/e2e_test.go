@@ -157,7 +157,7 @@ func TestTour(t *testing.T) {
 
 // TestEtcdctlWatch: the real etcdctl, watching the roles during a planned move, prints plain words.
 func TestEtcdctlWatch(t *testing.T) {
-	l := start(t)
+	l := start(t, "--profile", "default") // a busy machine costs no lease
 	etcdctl := etcdtest.Ctl(t)
 	path := filepath.Join(testbed.Dir(t), "watch")
 	out, err := os.Create(path)
@@ -280,7 +280,7 @@ func TestStoreAway(t *testing.T) {
 	}
 	for _, policy := range policies {
 		t.Run(policy, func(t *testing.T) {
-			r := tour(t, "--scenario", "store-away", "--on-store-loss", policy)
+			r := tour(t, "--profile", "default", "--scenario", "store-away", "--on-store-loss", policy)
 			if !r.OK || len(r.Runs) != 1 || r.Runs[0].Lost != 0 || r.Runs[0].Stale != 0 || r.Runs[0].Overlap != 0 || r.Runs[0].Confirmed == 0 {
 				t.Errorf("%+v", r)
 			}

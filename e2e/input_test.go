@@ -220,7 +220,7 @@ func TestRefusedLogin(t *testing.T) {
 // TestSecondProcessWithTheSameName: while ctl-a of a running cluster lives, no other process can be
 // ctl-a, and the first is not disturbed.
 func TestSecondProcessWithTheSameName(t *testing.T) {
-	l := start(t)
+	l := start(t, "--profile", "default") // a busy machine costs no lease
 	file, mark := controllerFile(t, func(v map[string]string) { v["name"], v["etcd"] = "ctl-a", l.Etcd })
 	text, err := os.ReadFile(file)
 	if err != nil {
