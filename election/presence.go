@@ -84,6 +84,7 @@ var ErrNameTaken = errors.New("the name is taken by another live process")
 const (
 	presenceCall   = 5 * time.Second // the longest call to the store
 	namesAtOnce    = 16              // how many names are entered concurrently
+	presenceSlow   = time.Second / 2 // a round that takes longer is slow
 	presenceRetry  = time.Second     // the shortest pause after a failure, unless renewals are due sooner
 	presenceRevoke = time.Second     // how long the end waits for the store
 )
@@ -145,6 +146,11 @@ func (p *Presence) Run(ctx context.Context) error {
 		if errors.Is(err, ErrNameTaken) {
 			return err
 		}
+		if err != nil { // a store that was away may have prolonged all leases
+			for _, c := range p.names {
+				c.other = occupant{}
+			}
+		}
 		if p.Tried != nil {
 			p.Tried(err)
 		}
@@ -188,6 +194,7 @@ func (p *Presence) call(ctx context.Context, request func(context.Context) error
 // round renews the lease, or has a new one, and writes what has changed. A failed call is not repeated before the next
 // round.
 func (p *Presence) round(ctx context.Context) error {
+	begun := time.Now()
 	if p.lease != "" {
 		err := p.call(ctx, func(ctx context.Context) error { return p.Store.Renew(ctx, p.lease) })
 		if errors.Is(err, ErrLost) {
@@ -207,7 +214,7 @@ func (p *Presence) round(ctx context.Context) error {
 		}
 		p.renounce()
 	}
-	err := p.enter(ctx)
+	err := p.enter(ctx, begun)
 	if err == nil {
 		err = p.flush(ctx)
 	}
@@ -231,8 +238,8 @@ func (p *Presence) renounce() {
 }
 
 // enter makes the names ours, bound to the lease. A name of a process that may have died is left for the next round, until
-// its key has ended with its lease or outlasted it.
-func (p *Presence) enter(ctx context.Context) error {
+// its key has ended with its lease or outlasted it. The round began at begun.
+func (p *Presence) enter(ctx context.Context, begun time.Time) error {
 	var work sync.WaitGroup
 	var mu sync.Mutex // of what follows, and of the callbacks
 	var failed, taken error
@@ -256,7 +263,7 @@ func (p *Presence) enter(ctx context.Context) error {
 			defer mu.Unlock()
 			if err != nil {
 				failed = err
-			} else if other != nil && c.owned(p, name, *other, e) {
+			} else if other != nil && c.owned(p, name, *other, e, begun) {
 				taken = fmt.Errorf("%w: %s is kept by %s", ErrNameTaken, name, other.Who)
 			} else if other == nil && c.mine() && p.Entered != nil {
 				p.Entered(name)
@@ -277,9 +284,10 @@ func (c *claim) mine() (first bool) {
 	return first
 }
 
-// owned notes that another process has the name, and reports whether that process is alive for sure.
-func (c *claim) owned(p *Presence, name string, other Owner, e Entry) bool {
-	stays := c.other.stays(e, max(p.TTL, other.TTL), p.Store.Traits().ExpirySlack)
+// owned notes that another process has the name, as a round that began at begun has found, and reports whether that process
+// is alive for sure.
+func (c *claim) owned(p *Presence, name string, other Owner, e Entry, begun time.Time) bool {
+	stays := c.other.stays(e, begun, max(p.TTL, other.TTL), p.Store.Traits().ExpirySlack)
 	if !c.waiting && p.Waiting != nil {
 		p.Waiting(name, other)
 	}
@@ -321,11 +329,13 @@ type occupant struct {
 	giveUp time.Time
 }
 
-// stays takes in how the key of the name is now, and reports whether its owner lives: a lease that nobody renews ends
-// within its ttl and the store's slack, so one that is there long after that is renewed. Another lease is another owner.
-func (o *occupant) stays(e Entry, ttl, slack time.Duration) bool {
+// stays takes in the key of the name as the store answered, and reports whether its owner lives: a lease that nobody
+// renews ends within its ttl and the store's slack, so one that is there long after that is renewed. Another lease is
+// another owner. After a slow round the count begins again: the answer may be old, because this process stood still, or the
+// store was away, and has prolonged all leases.
+func (o *occupant) stays(e Entry, begun time.Time, ttl, slack time.Duration) bool {
 	now := time.Now()
-	if e.Lease != o.lease {
+	if e.Lease != o.lease || now.Sub(begun) > presenceSlow {
 		o.lease, o.giveUp = e.Lease, now.Add(2*(ttl+slack)+time.Second)
 	}
 	return now.After(o.giveUp)

@@ -3,6 +3,8 @@ package electiontest_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +73,96 @@ func TestPresenceTakesANameThatNobodyHas(t *testing.T) {
 			})
 		})
 	}
+}
+
+// still is a store whose caller stands still for a minute with its second answer.
+type still struct {
+	*electiontest.Client
+	asked int
+}
+
+func (s *still) Get(ctx context.Context, key string) (election.Entry, error) {
+	e, err := s.Client.Get(ctx, key)
+	if s.asked++; s.asked == 2 {
+		time.Sleep(time.Minute)
+	}
+	return e, err
+}
+
+// TestPresenceJudgesNoOldAnswer: a process that stood still, and has an answer from before, does not
+// take the lease that was there then for one that is renewed.
+func TestPresenceJudgesNoOldAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 5 * time.Second
+		store := electiontest.NewStore()
+		other := store.Client("other")
+		lease, err := other.Grant(t.Context(), 2*ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Put(t.Context(), election.Put{Key: "agents/one", Value: []byte("other"), Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		entered := false
+		p := &election.Presence{
+			Store: &still{Client: store.Client("us")}, TTL: ttl, Names: []string{"agents/one"},
+			Owner:   func(v []byte) election.Owner { return election.Owner{Ours: string(v) == "us"} },
+			Entered: func(string) { entered = true; stop() },
+		}
+		p.Set("agents/one", []byte("us"))
+		if err := p.Run(ctx); err != nil || !entered {
+			t.Errorf("it ended with %v, has had the name: %v", err, entered)
+		}
+		stop()
+		synctest.Wait()
+		time.Sleep(ttl)
+	})
+}
+
+// TestPresenceDoesNotCountTheStoresRestarts: a lease that only the restarts of the store prolong is
+// nobody's.
+func TestPresenceDoesNotCountTheStoresRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 5 * time.Second
+		store := electiontest.NewStore()
+		other := store.Client("other")
+		lease, err := other.Grant(t.Context(), ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Put(t.Context(), election.Put{Key: "agents/one", Value: []byte("other"), Lease: lease}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var late atomic.Bool
+		var restarts sync.WaitGroup
+		restarts.Go(func() {
+			for range 20 {
+				time.Sleep(ttl / 2)
+				store.Down()
+				time.Sleep(ttl / 3)
+				store.Restart()
+				store.Up()
+			}
+			late.Store(true)
+		})
+		entered := false
+		p := &election.Presence{
+			Store: store.Client("us"), TTL: ttl, Names: []string{"agents/one"},
+			Owner:   func(v []byte) election.Owner { return election.Owner{Ours: string(v) == "us"} },
+			Entered: func(string) { entered = true; stop() },
+		}
+		p.Set("agents/one", []byte("us"))
+		if err := p.Run(ctx); err != nil || !entered || !late.Load() {
+			t.Errorf("it ended with %v, has had the name: %v, after the last restart: %v", err, entered, late.Load())
+		}
+		stop()
+		restarts.Wait()
+		time.Sleep(ttl)
+	})
 }
 
 // TestPresenceEntersTheNamesThatAreFree: a name that another process has keeps this one from that name and from the keys
