@@ -1,13 +1,14 @@
 // Package agentwatch keeps agents pointed at the active controller of a cluster.
 //
-// A [Watch] has one picture of the cluster and any number of agents. The picture has three sources, in
-// this order of trust:
+// A [Watch] has one picture of the cluster and any number of agents. The picture has three sources,
+// in this order of trust:
 //
 //  1. the store's role key, followed through [Source];
-//  2. while the store is away, the responses of the known controllers' sidecars at /v1/cluster, if they
-//     are signed with the cluster's secret for this very request;
-//  3. the watch's own probe of the controllers' startup ports. It decides only if nothing with a term
-//     has ever been seen: then the agents follow the known controller that responds, if exactly one does.
+//  2. while the store is away, the responses of the known controllers' sidecars at /v1/cluster, if
+//     they are signed with the cluster's secret for this very request;
+//  3. the watch's own probe of the controllers' startup ports. It decides only if nothing with a
+//     term has ever been seen: then the agents follow the known controller that responds, if exactly
+//     one does.
 //
 // [Decide], one pure function, turns the picture into a decision; the docs and a golden test list
 // every row of it. Each agent has its own goroutine, which makes its process match the decision and
@@ -15,7 +16,7 @@
 //
 // # What is guaranteed
 //
-//   - Terms only go up. A record with an older term than one seen is dropped, whatever its source,
+//   - Terms only grow. A record with an older term than one seen is dropped, whatever its source,
 //     and across restarts too if there is a state file, unless the store keeps reporting it
 //     ([election.LowerFor]). A probe never overrides a term.
 //   - Data from the store or a sidecar must pass [election.Filter]. A URL reaches the agent as one
@@ -50,7 +51,7 @@
 //     port is open.
 //   - The agent ends by itself: start it again after a pause that grows while it keeps ending
 //     early.
-//   - The agent can't be started, or its files can't be rendered: the same; a broken file does not
+//   - The agent can't be started, or its files can't be rendered: the same. A broken file does not
 //     stop the old agent.
 //   - The agent ignores its stop signal: kill it with its tree after StopTimeout.
 //   - The end of the agent can't be confirmed: start no second one; retry the stop.
@@ -70,8 +71,8 @@
 //	cfg := agentwatch.Defaults()
 //	cfg.Cluster, cfg.Source = "orders", store // anything that follows the role key
 //	agent := agentwatch.AgentDefaults()
-//	agent.Name, agent.Command = "agt-1", []string{"/opt/orders/bin/agent", "--server", "{{ .Active.URL }}"}
-//	agent.New = newProcess
+//	agent.Name, agent.New = "agt-1", newProcess
+//	agent.Command = []string{"/opt/orders/bin/agent", "--server", "{{ .Active.URL }}"}
 //	cfg.Agents = append(cfg.Agents, agent)
 //	watch, err := agentwatch.New(cfg) // everything that is wrong with cfg
 //	...

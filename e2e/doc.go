@@ -7,7 +7,12 @@
 // nothing confirmed is lost, nothing stale is accepted) and with the figures: the time of a
 // takeover, the size of the binary, the cost of an idle sidecar.
 //
-// `go test ./e2e` is the short form: each fault once, with bounds that a busy machine can keep. `go
-// test ./e2e -full` runs each measured fault twenty times and demands the figures of an idle
-// machine.
+// They cannot show what needs several machines: network hardware, kernels that fail one by one,
+// clocks at different rates. Package bench cuts links between namespaces; package simulation has the
+// clocks.
+//
+// # Usage
+//
+//	go test ./e2e          # each fault once, with bounds that a busy machine can keep
+//	go test ./e2e -full    # each measured fault twenty times, with the figures of an idle machine
 package e2e

@@ -44,10 +44,8 @@
 //
 //	holder, err := vip.Start(ctx, vip.Config{Addresses: addresses, Socket: path, Log: log})
 //	defer holder.Close()
-//	holder.Look()                 // while the controller starts
-//
-// when serving is published
-//
-//	holder.Extend(deadline)       // with every renewal
-//	err = holder.Release(ctx)     // before the controller is stopped
+//	holder.Look()                             // while the controller starts
+//	err = holder.Hold(ctx, term, deadline)    // when serving is published
+//	holder.Extend(deadline)                   // with every renewal
+//	err = holder.Release(ctx)                 // before the controller is stopped
 package vip

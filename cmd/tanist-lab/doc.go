@@ -30,6 +30,7 @@
 //
 // # Usage
 //
-//	tanist-lab              # the tour
-//	tanist-lab --help       # the scenarios and options
+//	tanist-lab                                          # the tour
+//	tanist-lab --scenario hang-controller --runs 5      # one fault, five times
+//	tanist-lab --help                                   # the scenarios and options
 package main

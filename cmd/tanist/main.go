@@ -1,4 +1,3 @@
-// Command tanist keeps exactly one copy of a program active. See `tanist help`.
 package main
 
 import (

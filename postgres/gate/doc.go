@@ -29,7 +29,7 @@
 //	g, err := gate.New(gate.Config{
 //		Listen: "127.0.0.1:6432", DSN: dsn, // without a login: postgres.WithoutLogin
 //		Role: role, Secret: secret, // of one term
-//		Password: password,         // what the program always says
+//		Password: password,         // the program's fixed one
 //		Deadline: deadline,         // when nothing may pass any more
 //	})
 //	err = g.Run(ctx, func(net.Addr) { ready() })

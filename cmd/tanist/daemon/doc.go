@@ -1,5 +1,5 @@
 // Package daemon assembles the long-running processes from the other packages: the sidecar, the
-// agentwatch, the HAProxy driver, the gate, and `tanist run`.
+// agentwatch, `tanist haproxy`, `tanist vip`, the gate, the keeper, and `tanist run`.
 //
 // It converts a checked configuration into the values that the packages need, and adds no decisions
 // of its own. One teardown stack closes everything that a process opens, in reverse order, whether
