@@ -11,6 +11,7 @@ func agentwatchCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
 		Use: "agentwatch -c FILE", Short: "Run next to an agent and keep it connected to the active controller", Args: noArgs,
+		Example: "  tanist agentwatch -c agt-1.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load(config.KindAgent)
 			if err != nil {

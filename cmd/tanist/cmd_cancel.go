@@ -17,6 +17,7 @@ func cancelCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
 		Use: "cancel", Short: "Cancel a switchover that has been requested and has not begun", Args: noArgs,
+		Example: "  tanist cancel -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
 				snap := r.snap

@@ -31,6 +31,7 @@ func clustersCommand() *cobra.Command {
 	var v display
 	cmd := &cobra.Command{
 		Use: "clusters", Short: "Show all clusters of the store", Args: noArgs,
+		Example: "  tanist clusters --endpoints http://10.0.0.1:2379",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := v.check(); err != nil {
 				return err

@@ -30,6 +30,7 @@ func configCheckCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
 		Use: "check -c FILE", Short: "Check a configuration file, and print how long each kind of fault may take", Args: noArgs,
+		Example: "  tanist config check -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load("")
 			if err != nil {
@@ -131,6 +132,7 @@ func configShowCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
 		Use: "show -c FILE", Short: "Show every value in force and its source", Args: noArgs,
+		Example: "  tanist config show -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load("")
 			if err != nil {
@@ -151,6 +153,7 @@ func configInitCommand() *cobra.Command {
 	var kind string
 	cmd := &cobra.Command{
 		Use: "init --kind KIND", Short: "Print a configuration file to start from, with every key and its default", Args: noArgs,
+		Example: "  tanist config init --kind agent > agt-1.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := config.Reference(config.Kind(kind))
 			if err != nil {
@@ -168,6 +171,7 @@ func configSchemaCommand() *cobra.Command {
 	var kind string
 	cmd := &cobra.Command{
 		Use: "schema --kind KIND", Short: "Print the JSON Schema of a configuration file, for editors", Args: noArgs,
+		Example: "  tanist config schema --kind controller > orders.schema.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			schema, err := config.Schema(config.Kind(kind))
 			if err != nil {

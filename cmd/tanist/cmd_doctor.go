@@ -39,6 +39,7 @@ func doctorCommand() *cobra.Command {
 		Use: "doctor", Short: "Find problems, present and coming: store, rights, round trips, versions, timings", Args: noArgs,
 		Long: "Find problems, present and coming. Nothing is changed: whether keys may be written is tested with writes whose\n" +
 			"precondition can't hold. Exit codes: 0 nothing fails (there may be warnings), 1 something does, 69 no store, 77 no access, 78 the file.",
+		Example: "  tanist doctor -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := d.check(); err != nil {
 				return err

@@ -36,6 +36,7 @@ func eventsCommand() *cobra.Command {
 		Use: "events", Short: "Show past events in plain words; with -f, follow new ones", Args: noArgs,
 		Long: "Show past events in plain words: the reigns of the history, the latest last. With -f, continue with every change\n" +
 			"from now on, beginning with the present state: controllers, agents, requests, pauses.",
+		Example: "  tanist events -c orders.yml -f",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := display{output: output}
 			if err := d.check(); err != nil {

@@ -16,6 +16,7 @@ func explainCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
 		Use: "explain", Short: "Explain who is active and why, controller by controller", Args: noArgs,
+		Example: "  tanist explain -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.reading(cmd, func(ctx context.Context, read reading) error {
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)

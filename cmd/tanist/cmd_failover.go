@@ -21,10 +21,11 @@ func failoverCommand() *cobra.Command {
 	var a access
 	var f failover
 	cmd := &cobra.Command{
-		Use: "failover [--to NAME] [--force]", Short: "Let a passive take over that would not do so by itself", Args: noArgs,
-		Long: "Let a passive take over that would not do so by itself, while nobody is active: one with nofailover, or with --force one that is\n" +
-			"`unlisted`, because the last holder may still be running without the store, and may even restart its controller there: with --force,\n" +
-			"two controllers may run until it learns of the takeover. What --force gives up is printed first.\n" +
+		Use: "failover [--to NAME] [--force]", Short: "Make a passive take over that would not do so by itself", Args: noArgs,
+		Long: "Make a passive take over that would not do so by itself, while no controller is active: one with nofailover, or, with --force, an\n" +
+			"`unlisted` one. A passive is `unlisted` because the last holder may still be running without the store, and may even restart its\n" +
+			"controller there. With --force, two controllers may run until that holder learns of the takeover; the command prints first what\n" +
+			"is given up.\n" +
 			"Exit codes: 0 done, 75 still in progress when --timeout ran out, 107 --force is needed, 1 refused or failed.",
 		Example: "  tanist failover -c orders.yml --to ctl-b --force",
 		RunE: func(cmd *cobra.Command, _ []string) error {

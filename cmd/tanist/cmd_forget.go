@@ -17,8 +17,9 @@ import (
 func forgetCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
-		Use: "forget NAME", Short: "Remove a controller that will not come back from the list",
-		Long: "Remove a controller that will not come back from the list. Its sidecar must be gone. If it comes back, it is listed again.",
+		Use: "forget NAME", Short: "Remove from the list a controller that will not come back",
+		Long:    "Remove from the list a controller that will not come back. Its sidecar must be gone. If it comes back, it is listed again.",
+		Example: "  tanist forget -c orders.yml ctl-c",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return exit.Errorf(exit.Usage, "forget whom? Give the name of a controller that is gone; `tanist list` shows them")

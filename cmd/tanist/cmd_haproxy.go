@@ -11,6 +11,7 @@ func haproxyCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
 		Use: "haproxy -c FILE", Short: "Run next to HAProxy and route the virtual URL to the active controller", Args: noArgs,
+		Example: "  tanist haproxy -c proxy.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load(config.KindHAProxy)
 			if err != nil {

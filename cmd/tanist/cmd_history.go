@@ -22,6 +22,7 @@ func historyCommand() *cobra.Command {
 	var most int
 	cmd := &cobra.Command{
 		Use: "history", Short: "Show who was active, when and why, and how long each takeover took", Args: noArgs,
+		Example: "  tanist history -c orders.yml -n 5",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := d.check(); err != nil {
 				return err

@@ -13,6 +13,7 @@ func isActiveCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
 		Use: "is-active [NAME]", Short: "Exit with 0 if NAME (or any controller) is active, with 3 if not", Args: atMostOne,
+		Example: "  tanist is-active -c orders.yml ctl-a && /usr/local/bin/backup",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(_ context.Context, r reading) error {
 				active, err := r.serving()

@@ -25,6 +25,7 @@ func listCommand() *cobra.Command {
 	var d display
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls", "status"}, Short: "Show the active controller, the candidates and the agents", Args: noArgs,
+		Example: "  tanist list -c orders.yml -w",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := d.check(); err != nil {
 				return err

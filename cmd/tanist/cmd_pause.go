@@ -20,6 +20,7 @@ func pauseCommand() *cobra.Command {
 	var lasts time.Duration
 	cmd := &cobra.Command{
 		Use: "pause [--for TIME]", Short: "Suspend failovers and switchovers until `tanist resume`", Args: noArgs,
+		Example: "  tanist pause -c orders.yml --for 2h --reason maintenance",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if lasts < 0 || lasts > 0 && lasts < time.Second {
 				return exit.Errorf(exit.Usage, "--for %v is less than a second", lasts)
@@ -60,7 +61,7 @@ func pauseCommand() *cobra.Command {
 	}
 	a.flags(cmd)
 	cmd.Flags().DurationVar(&lasts, "for", 0, "end the pause after this time, such as 2h (default: until it is resumed)")
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for everybody who looks")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, shown by list, explain and events")
 	return cmd
 }
 

@@ -22,6 +22,7 @@ func renderCommand() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
 		Use: "render -c FILE --dry", Short: "Show what `tanist haproxy` would write, as a diff", Args: noArgs,
+		Example: "  tanist render -c proxy.yml --dry",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !dry {
 				return exit.Errorf(exit.Usage, "only --dry is done by hand; `tanist haproxy` writes and reloads")

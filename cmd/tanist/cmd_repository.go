@@ -103,6 +103,7 @@ func repositoryCheckCommand() *cobra.Command {
 	var dsnFile string
 	cmd := &cobra.Command{
 		Use: "check --cluster NAME", Short: "Find what would make the fence ineffective or slow", Args: noArgs,
+		Example: "  PGDATABASE=orders tanist repository check --cluster orders --role orders_a",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Cluster == "" {
 				return exit.Errorf(exit.Usage, "which cluster? Give --cluster NAME")
@@ -147,6 +148,7 @@ func repositoryResetCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "reset --cluster NAME --term N --force", Short: "Shut every controller out of the repository and set its term by hand", Args: noArgs,
+		Example: "  PGDATABASE=orders tanist repository reset --cluster orders --term 12 --force",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cluster == "" {
 				return exit.Errorf(exit.Usage, "which cluster? Give --cluster NAME")
@@ -169,7 +171,7 @@ func repositoryResetCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&cluster, "cluster", os.Getenv("TANIST_CLUSTER"), "name of the cluster")
 	f.Uint64Var(&term, "term", 0, "the term to set")
-	f.BoolVar(&force, "force", false, "no sidecar of the cluster runs anywhere")
+	f.BoolVar(&force, "force", false, "confirm that no sidecar of the cluster runs anywhere")
 	f.StringVar(&dsnFile, "dsn-file", "", "file with the connection string of a superuser (default: libpq's PG* variables)")
 	return cmd
 }
@@ -207,7 +209,7 @@ func repositoryRemoveCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&cluster, "cluster", "", "name of the cluster")
-	f.BoolVar(&force, "force", false, "no sidecar of the cluster runs anywhere")
+	f.BoolVar(&force, "force", false, "confirm that no sidecar of the cluster runs anywhere")
 	f.BoolVar(&apply, "apply", false, "run the SQL instead of printing it")
 	f.StringVar(&dsnFile, "dsn-file", "", "file with the connection string of a superuser (default: libpq's PG* variables)")
 	return cmd

@@ -14,6 +14,7 @@ func resumeCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
 		Use: "resume", Short: "End a pause", Args: noArgs,
+		Example: "  tanist resume -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)

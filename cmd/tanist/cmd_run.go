@@ -17,14 +17,15 @@ func runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run -C NAME -- COMMAND [ARG…]", Short: "Run a command while holding the lease of a cluster, and end it if the lease is lost",
 		Long: "Run a command while holding the lease of a cluster: a lock that is not only advisory. The command starts when the lease is\n" +
-			"held and every earlier holder's validity is over; when the lease is lost, or this process is killed, a guard ends the\n" +
-			"command with its whole process tree before another may start. It finds TANIST_CLUSTER, TANIST_NAME and TANIST_TERM (a fencing\n" +
-			"token) in its environment, and nothing on its standard input.\n\n" +
+			"held and every earlier holder's validity is over. When the lease is lost, or this process is killed, a guard ends the\n" +
+			"command with its whole process tree before another may start. The command has TANIST_CLUSTER, TANIST_NAME and TANIST_TERM (a\n" +
+			"fencing token) in its environment, and nothing on its standard input.\n\n" +
 			"SIGTERM, SIGINT and SIGQUIT stop the command (--stop-signal, then KILL after --stop-timeout) and release the lease; a second one kills it at\n" +
-			"once. SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on; what is ignored when it starts stays ignored. As PID 1 of a\n" +
-			"container it reaps what is orphaned. After a lost lease it waits for the next turn, unless --once is given.\n\n" +
+			"once. SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on; signals that were ignored at the start stay ignored. As PID 1 of a\n" +
+			"container it reaps orphans. After a lost lease it waits for the next turn, unless --once is given.\n\n" +
 			"Exit codes: those of the command (128 + n if signal n ended it), 3 lease lost (--once), 64 usage, 69 no store, 75 not held within\n" +
 			"--timeout, 77 no access, 127 no such command.",
+		Example: "  tanist run -C nightly -- /usr/local/bin/nightly-report --all",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return exit.Errorf(exit.Usage, "the command is missing: tanist run -C NAME -- COMMAND [ARG…]")
@@ -61,7 +62,7 @@ func runCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&f.VirtualIPs, "vip", nil, "virtual IP to hold while the command runs: 10.0.0.100/24@eth0 (repeatable)")
 	cmd.Flags().StringVar(&f.StopSignal, "stop-signal", "TERM", "signal that asks the command to end")
 	cmd.Flags().DurationVar(&f.StopAfter, "stop-timeout", 10*time.Second, "how long it has to end before it is killed")
-	cmd.Flags().DurationVar(&f.Patience, "timeout", 0, "give up if the lease is not held within this time (default: wait for ever)")
+	cmd.Flags().DurationVar(&f.Patience, "timeout", 0, "give up if the lease is not acquired within this time (default: wait forever)")
 	cmd.Flags().BoolVar(&f.Once, "once", false, "end, instead of waiting for the next turn, when the lease is lost")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "report only problems")
 	return cmd

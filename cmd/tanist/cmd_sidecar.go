@@ -104,6 +104,7 @@ func sidecarCommand() *cobra.Command {
 			"SIGUSR2 detaches: the controller keeps running until its lease ends, and the next `tanist sidecar` adopts it without an\n" +
 			"outage. If the next one could not start with this file, nothing changes, and the log has the reason. SIGHUP reloads the\n" +
 			"file: log.level takes effect, and the log names the keys that need a restart.",
+		Example: "  tanist sidecar -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load(config.KindController)
 			if err != nil {

@@ -22,8 +22,9 @@ func switchoverCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "switchover [--to NAME]", Short: "Make another controller active, as a planned move", Args: noArgs,
-		Long: "Make another controller active, as a planned move: the active is stopped with its full stop_timeout, then the target\n" +
-			"starts. Exit codes: 0 done, 75 still in progress when --timeout ran out (ask again with `tanist list`), 1 refused or failed.",
+		Long: "Make another controller active, as a planned move: the active controller gets its full stop_timeout to end, then the target\n" +
+			"is started. Exit codes: 0 done, 75 still in progress when --timeout ran out (see `tanist list`), 1 refused or failed.",
+		Example: "  tanist switchover -c orders.yml --to ctl-b --reason upgrade",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {
 				snap, err := read(ctx, s)
@@ -59,7 +60,7 @@ func switchoverCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show who would take over, and why the others would not")
 	_ = cmd.RegisterFlagCompletionFunc("to", a.completeControllers) // the flag is there
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "only ask for the move")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "request the move, and do not wait for it")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the target to serve")
 	return cmd
 }

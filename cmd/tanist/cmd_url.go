@@ -19,6 +19,7 @@ func urlCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
 		Use: "url [NAME]", Short: "Print the URL of the active controller, or one of its run.urls", Args: atMostOne,
+		Example: "  curl \"$(tanist url -c orders.yml)/healthz\"",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(_ context.Context, r reading) error {
 				active, err := r.serving()

@@ -11,6 +11,7 @@ func vipCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
 		Use: "vip -c FILE", Short: "Hold virtual IPs on a host while a controller is active, without a sidecar", Args: noArgs,
+		Example: "  tanist vip -c vip.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load(config.KindVIP)
 			if err != nil {

@@ -22,6 +22,7 @@ func waitCommand() *cobra.Command {
 		Use: "wait --for CONDITIONS", Short: "Wait until conditions hold in the cluster", Args: noArgs,
 		Long: "Wait until conditions hold in the cluster. Conditions, separated by commas, are:\n" +
 			"  active            any controller is active\n  controller=NAME   NAME is active\n  term>N            the active's term is higher than N",
+		Example: "  tanist wait -c orders.yml --for 'controller=ctl-b,term>7' --timeout 30s",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			holds, err := parseConditions(conditions)
 			if err != nil {
