@@ -10,7 +10,7 @@ import (
 func vipCommand() *cobra.Command {
 	var flags daemonFlags
 	cmd := &cobra.Command{
-		Use: "vip -c FILE", Short: "Hold virtual IPs on a host while a controller is active, without a sidecar", Args: noArgs,
+		Use: "vip -c FILE", Short: "Hold virtual IPs on a host while its controller is active, if the sidecar cannot", Args: noArgs,
 		Example: "  tanist vip -c vip.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := flags.load(config.KindVIP)
