@@ -130,14 +130,14 @@ func (c *chaos) victim() *seat {
 func (c *chaos) key(name string) string { return "/tanist/e2e/" + name }
 
 // try asks the store, which may be away.
-func (c *chaos) try(op clientv3.Op) (resp clientv3.OpResponse) {
-	done := make(chan struct{})
+func (c *chaos) try(op clientv3.Op) clientv3.OpResponse {
+	answered := make(chan clientv3.OpResponse, 1)
 	go func() {
-		defer close(done)
-		resp, _ = c.client.Do(c.Context(), op) // a store that is away carries it out later, or never
+		resp, _ := c.client.Do(c.Context(), op) // a store that is away carries it out later, or never
+		answered <- resp
 	}()
 	select {
-	case <-done:
+	case resp := <-answered:
 		return resp
 	case <-time.After(time.Second):
 		return clientv3.OpResponse{}
