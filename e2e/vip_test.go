@@ -290,8 +290,11 @@ func TestVirtualIPIsRemovedWhenTheGuardIsKilled(t *testing.T) {
 		}
 	}
 	s.await(vipPatience, "the program has ended", func() bool { return len(active.processes("vip-controller")) == 0 })
+	thawed := now()
 	s.etcd.Thaw(t, 0)
-	s.settled()
+	next, _ := s.settled()
+	// Otherwise the record may have ended before the addition that it is to judge.
+	s.await(vipPatience, "the record shows who has the addresses", func() bool { return r.renewed(next.name, thawed) })
 	r.neverOnTwo(active.name)
 }
 
