@@ -205,8 +205,19 @@ func TestContractDebian(t *testing.T) {
 	electiontest.Contract(t, func(t *testing.T) electiontest.Harness { return newHarness(t, c) })
 }
 
-// patience bounds calls that must succeed, and waits for what must come, on a loaded machine.
+// patience bounds calls that must succeed, and waits for something that must happen, on a loaded
+// machine.
 const patience = time.Minute
+
+// await waits until holds reports true.
+func await(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("timed out after %v: %s", patience, what)
+		}
+	}
+}
 
 func ctxFor(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)

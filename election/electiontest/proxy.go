@@ -1,6 +1,7 @@
 package electiontest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -29,9 +30,10 @@ type Proxy struct {
 
 	mu            sync.Mutex
 	changed       *sync.Cond
-	up, down, cut bool // up: requests pass; down: replies pass
-	single        int  // how many requests pass although up is false
-	held          int  // connections of which something was read, while up is false
+	up, down, cut bool   // up: requests pass; down: replies pass
+	word          string // part of the request that HoldRequest holds; empty: any
+	single        int    // how many requests pass although up is false
+	held          int    // connections of which something was read and has not passed yet
 	closed        bool
 	connections   map[net.Conn]bool
 }
@@ -57,6 +59,16 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 // Hold implements [Link].
 func (p *Proxy) Hold() { p.set(false, false, false) }
 
+// HoldRequest is Hold for the one request that contains word. What is read is kept together until it
+// contains word, because a request may come in several pieces, and after something else. Nothing
+// else passes any more, even after Heal.
+func (p *Proxy) HoldRequest(word string) {
+	p.mu.Lock()
+	p.word = word
+	p.mu.Unlock()
+	p.Hold()
+}
+
 // HoldReplies implements [Link].
 func (p *Proxy) HoldReplies() { p.set(true, false, false) }
 
@@ -66,8 +78,8 @@ func (p *Proxy) Cut() { p.set(true, true, true) }
 // Heal implements [Link].
 func (p *Proxy) Heal() { p.set(true, true, false) }
 
-// PassOne lets what was read of one request pass while requests are held, and nothing that follows it,
-// such as its cancellation.
+// PassOne lets the request of HoldRequest pass, and nothing that follows it, such as its
+// cancellation.
 func (p *Proxy) PassOne() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,7 +87,7 @@ func (p *Proxy) PassOne() {
 	p.changed.Broadcast()
 }
 
-// Held reports whether something of a request was read and is held.
+// Held reports whether the request of HoldRequest was read and has not passed yet.
 func (p *Proxy) Held() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,6 +152,13 @@ func (p *Proxy) pass(open *bool) bool {
 	return !p.closed
 }
 
+// partial reports whether what was read is not yet the request of HoldRequest.
+func (p *Proxy) partial(open *bool, read []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return open == &p.up && p.word != "" && !bytes.Contains(read, []byte(p.word))
+}
+
 // passRead is pass for n bytes that were read.
 func (p *Proxy) passRead(open *bool, n int) bool {
 	if open == &p.up && n > 0 {
@@ -177,10 +196,14 @@ func (p *Proxy) serve(client net.Conn) {
 func (p *Proxy) copy(to, from net.Conn, open *bool) {
 	defer to.Close()
 	defer from.Close()
-	buffer := make([]byte, 64<<10)
+	buffer, kept := make([]byte, 64<<10), 0
 	for {
-		n, err := from.Read(buffer)
-		if !p.passRead(open, n) {
+		n, err := from.Read(buffer[kept:])
+		n += kept
+		if kept = n; err == nil && n < len(buffer) && p.partial(open, buffer[:n]) {
+			continue
+		}
+		if kept = 0; !p.passRead(open, n) {
 			return
 		}
 		if n > 0 {
