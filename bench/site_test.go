@@ -282,7 +282,8 @@ func (h *host) stateAt(api string) election.State {
 	return status.State
 }
 
-// patience bounds every wait for what must come. It is no claim: test machines are busy.
+// patience bounds every wait for something that must happen. It is not a claim: test machines are
+// busy.
 const patience = 2 * time.Minute
 
 // await waits until holds reports true.

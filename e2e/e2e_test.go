@@ -26,7 +26,8 @@ var full = flag.Bool("full", false, "run each measured fault twenty times, with 
 // times is for a quick look at the comparison of virtual IPs, and for a longer one.
 var times = flag.Int("times", 0, "inflict each fault of the virtual IP that often, instead of once or with -full 10 times")
 
-// patience bounds every wait for what must come. It is no claim: test machines are busy.
+// patience bounds every wait for something that must happen. It is not a claim: test machines are
+// busy.
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {

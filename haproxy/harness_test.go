@@ -25,8 +25,8 @@ import (
 	"github.com/tanist/tanist/internal/testbed"
 )
 
-// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
-// machine may take seconds for what takes milliseconds on a quiet one.
+// longEnough bounds every wait for something that must happen. It is not a claim about time: a
+// loaded machine may take seconds for what takes milliseconds on a quiet one.
 const longEnough = time.Minute
 
 // long reports whether the tests run in their full length.

@@ -17,8 +17,8 @@ import (
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
-// machine may take seconds for what takes milliseconds on a quiet one.
+// longEnough bounds every wait for something that must happen. It is not a claim about time: a
+// loaded machine may take seconds for what takes milliseconds on a quiet one.
 const longEnough = time.Minute
 
 // shared is the server of all tests that do not need one of their own.

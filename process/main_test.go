@@ -26,8 +26,8 @@ import (
 	"github.com/tanist/tanist/process/torture"
 )
 
-// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
-// machine may take seconds to start a process.
+// longEnough bounds every wait for something that must happen. It is not a claim about time: a
+// loaded machine may take seconds to start a process.
 const longEnough = time.Minute
 
 // shortLease is the validity in tests whose deadline must pass. A renewal every 50 ms keeps it even

@@ -28,8 +28,8 @@ import (
 	"github.com/tanist/tanist/internal/testbed"
 )
 
-// longEnough is how long a test waits for what must become so. It is no claim about time: a loaded
-// machine may take seconds to start a process.
+// longEnough bounds every wait for something that must happen. It is not a claim about time: a
+// loaded machine may take seconds to start a process.
 const longEnough = 30 * time.Second
 
 func TestMain(m *testing.M) {

@@ -21,7 +21,8 @@ import (
 	"github.com/tanist/tanist/election/electiontest"
 )
 
-// patience bounds calls that must succeed, and waits for what must come, on a loaded machine.
+// patience bounds calls that must succeed, and waits for something that must happen, on a loaded
+// machine.
 const patience = time.Minute
 
 // quickTTL makes sessions short enough to test their end. The doubling of the TTL remains.

@@ -14,7 +14,7 @@ import (
 	"github.com/tanist/tanist/internal/testbed"
 )
 
-// patience bounds every wait for what must come; test machines are busy.
+// patience bounds every wait for something that must happen; test machines are busy.
 const patience = time.Minute
 
 // edit replaces a text that the file must contain.
