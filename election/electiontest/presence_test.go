@@ -75,6 +75,18 @@ func TestPresenceTakesANameThatNobodyHas(t *testing.T) {
 	}
 }
 
+// occupy writes a name for another process, bound to a lease that nobody renews.
+func occupy(t *testing.T, other *electiontest.Client, name string, ttl time.Duration) {
+	t.Helper()
+	lease, err := other.Grant(t.Context(), ttl)
+	if err == nil {
+		err = other.Put(t.Context(), election.Put{Key: name, Value: []byte("other"), Lease: lease})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // still is a store whose caller stands still for a minute with its second answer.
 type still struct {
 	*electiontest.Client
@@ -95,14 +107,7 @@ func TestPresenceJudgesNoOldAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl = 5 * time.Second
 		store := electiontest.NewStore()
-		other := store.Client("other")
-		lease, err := other.Grant(t.Context(), 2*ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := other.Put(t.Context(), election.Put{Key: "agents/one", Value: []byte("other"), Lease: lease}); err != nil {
-			t.Fatal(err)
-		}
+		occupy(t, store.Client("other"), "agents/one", 2*ttl)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		entered := false
@@ -127,14 +132,7 @@ func TestPresenceDoesNotCountTheStoresRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl = 5 * time.Second
 		store := electiontest.NewStore()
-		other := store.Client("other")
-		lease, err := other.Grant(t.Context(), ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := other.Put(t.Context(), election.Put{Key: "agents/one", Value: []byte("other"), Lease: lease}); err != nil {
-			t.Fatal(err)
-		}
+		occupy(t, store.Client("other"), "agents/one", ttl)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		var late atomic.Bool
@@ -171,14 +169,8 @@ func TestPresenceEntersTheNamesThatAreFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl = 5 * time.Second
 		store := electiontest.NewStore()
-		other, us := store.Client("other"), store.Client("us")
-		lease, err := other.Grant(t.Context(), 2*ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := other.Put(t.Context(), election.Put{Key: "agents/taken", Value: []byte("other"), Lease: lease}); err != nil {
-			t.Fatal(err)
-		}
+		us := store.Client("us")
+		occupy(t, store.Client("other"), "agents/taken", 2*ttl)
 		p := &election.Presence{
 			Store: us, TTL: ttl, Names: []string{"agents/free", "agents/taken"},
 			Owner: func(v []byte) election.Owner { return election.Owner{Ours: string(v) == "us"} },
