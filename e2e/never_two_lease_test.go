@@ -256,6 +256,14 @@ func (c *court) judge() {
 	}
 }
 
+// servesOn waits until ctl-a is seen to serve in the term that it began with.
+func (c *court) servesOn() {
+	c.Helper()
+	c.until("ctl-a serves on, term 1", func(active *election.Active, _ map[string]election.State) bool {
+		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
+	})
+}
+
 // owed freezes the holder's sidecar, whose controller runs until the lease ends, and removes the
 // role key. ctl-b claims and waits. Then end ends b's process, and another is started.
 func owed(t *testing.T, first, second, third string, end func(*testbed.Process)) {
@@ -417,9 +425,7 @@ func TestSidecarRestartedWhileTheStoreIsAway(t *testing.T) {
 		}
 	}
 	c.store.start()
-	c.until("ctl-a serves on, term 1", func(active *election.Active, _ map[string]election.State) bool {
-		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
-	})
+	c.servesOn()
 	c.judge()
 }
 
@@ -434,9 +440,7 @@ func TestSecondSidecarOnTheSameStateDirectory(t *testing.T) {
 	if code != 78 || !strings.Contains(msg, fmt.Sprintf("PID %d", a.sidecar.Process.Pid)) {
 		t.Errorf("exit code %d: %s", code, msg)
 	}
-	c.until("ctl-a serves on, term 1", func(active *election.Active, _ map[string]election.State) bool {
-		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
-	})
+	c.servesOn()
 	c.judge()
 }
 

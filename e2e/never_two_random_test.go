@@ -241,9 +241,7 @@ func TestReadOnlyStateDirectoryIsRefused(t *testing.T) {
 		}
 	}
 	refused("while another runs")
-	c.until("ctl-a serves on, term 1", func(active *election.Active, _ map[string]election.State) bool {
-		return active.Serving() && active.Controller == "ctl-a" && active.Term == 1
-	})
+	c.servesOn()
 	murder(a.sidecar)
 	_ = a.sidecar.End(patience)
 	refused("after the other was killed")
