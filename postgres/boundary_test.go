@@ -136,7 +136,6 @@ func TestSessionOfARoleThatWasDroppedBlocksTheOpening(t *testing.T) {
 			r := newRepository(t, "a", "b")
 			a, b := r.fence("a"), r.fence("b")
 			old := r.mustLogin("a", r.raise(a, 1))
-			pid := int(old.PgConn().PID())
 			if _, err := old.Exec(t.Context(), "SET ROLE NONE"); err != nil {
 				t.Fatal(err)
 			}
@@ -144,21 +143,7 @@ func TestSessionOfARoleThatWasDroppedBlocksTheOpening(t *testing.T) {
 			for _, sql := range change {
 				mustExec(t, r.super, fmt.Sprintf(sql, r.role("a")))
 			}
-			stopProcess(t, pid)
-			t.Cleanup(func() { continueProcess(pid) })
-			if err := Init(t.Context(), r.server.SuperDSN(r.database), r.setup()); err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			defer cancel()
-			if _, err := b.Raise(ctx, 2); err == nil {
-				t.Error("opened while a session of the first term lives")
-			}
-			continueProcess(pid)
-			r.raise(b, 2)
-			if err := insert(t.Context(), old, 1, "a"); err == nil {
-				t.Error("a session of a role that is no more writes in a later term")
-			}
+			r.blocks(b, old, "a role that is no more")
 		})
 	}
 }
@@ -172,23 +157,29 @@ func TestSessionOfAnUnknownRoleBlocksTheOpening(t *testing.T) {
 	role := r.role("a")
 	mustExec(t, r.super, fmt.Sprintf("DROP OWNED BY %s; DROP ROLE %[1]s; CREATE ROLE %[1]s LOGIN PASSWORD 'by hand'", role))
 	old := r.mustLogin("a", "by hand")
-	pid := int(old.PgConn().PID())
 	mustExec(t, r.super, "DROP ROLE "+role)
-	stopProcess(t, pid)
-	t.Cleanup(func() { continueProcess(pid) })
-	if err := Init(t.Context(), r.server.SuperDSN(r.database), r.setup()); err != nil {
-		t.Fatal(err)
+	r.blocks(r.fence("b"), old, "an unknown role")
+}
+
+// blocks checks that a session of the first term, which stands still, blocks the opening of the
+// second, even after another init, and writes nothing once that is open.
+func (r *repository) blocks(b *Fence, old *pgx.Conn, of string) {
+	r.t.Helper()
+	pid := int(old.PgConn().PID())
+	stopProcess(r.t, pid)
+	r.t.Cleanup(func() { continueProcess(pid) })
+	if err := Init(r.t.Context(), r.server.SuperDSN(r.database), r.setup()); err != nil {
+		r.t.Fatal(err)
 	}
-	b := r.fence("b")
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := b.Raise(ctx, 2); err == nil {
-		t.Error("opened while a session of an unknown role lives")
+		r.t.Errorf("opened while a session of %s lives", of)
 	}
 	continueProcess(pid)
 	r.raise(b, 2)
-	if err := insert(t.Context(), old, 1, "a"); err == nil {
-		t.Error("a session of an unknown role writes in a later term")
+	if err := insert(r.t.Context(), old, 1, "a"); err == nil {
+		r.t.Errorf("a session of %s writes in a later term", of)
 	}
 }
 
