@@ -1,8 +1,10 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,8 +76,8 @@ func (c *chronicle) write(ctx context.Context, h election.History) error {
 	if err := c.keys.Put(limited, election.Put{Key: election.HistoryKey(h.Term), Value: h.Encode()}); err != nil {
 		return err
 	}
-	if h.Ended.IsZero() && h.Term > historyKept {
-		return c.prune(ctx, h.Term-historyKept)
+	if h.Ended.IsZero() && h.Term > historyKept { // otherwise there are fewer
+		return c.prune(ctx)
 	}
 	return nil
 }
@@ -99,19 +101,23 @@ func readHistory(e election.Entry) (h election.History, ok bool) {
 	return h, e.Version != 0 && json.Unmarshal(e.Value, &h) == nil
 }
 
-// prune removes the records of reigns up to and including a term.
-func (c *chronicle) prune(ctx context.Context, upTo election.Term) error {
+// prune removes all records but the newest. It counts them, because terms may have been skipped.
+func (c *chronicle) prune(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*c.attempt)
 	defer cancel()
 	entries, err := c.keys.List(ctx, election.HistoryPrefix)
 	if err != nil {
 		return err
 	}
+	terms := map[string]election.Term{}
 	for _, e := range entries {
-		h, ok := readHistory(e)
-		if !ok || h.Term > upTo {
-			continue // an unreadable record is not ours to remove
+		if h, ok := readHistory(e); ok { // an unreadable record is not ours to remove
+			terms[e.Key] = h.Term
 		}
+	}
+	entries = slices.DeleteFunc(entries, func(e election.Entry) bool { return terms[e.Key] == 0 })
+	slices.SortFunc(entries, func(a, b election.Entry) int { return cmp.Compare(terms[b.Key], terms[a.Key]) })
+	for _, e := range entries[min(historyKept, len(entries)):] {
 		if err := c.keys.Delete(ctx, e.Key, e.Version); err != nil {
 			return err
 		}

@@ -827,4 +827,19 @@ func TestHistory(t *testing.T) {
 		}
 		w.finish()
 	})
+	synctest.Test(t, func(t *testing.T) { // the counter was raised, by the repository or by hand: simulator, seed 851780656217
+		w := newWorld(t)
+		w.store.Overwrite("term", "5000 clean controller=x incarnation=y validity=4s reason=z")
+		for term := range election.Term(7) {
+			w.store.Overwrite(election.HistoryKey(term+1), string(election.History{Term: term + 1}.Encode()))
+		}
+		a := w.add("ctl-a").start()
+		w.wait(5*time.Second, "ctl-a serves", a.is(election.StateServing))
+		time.Sleep(time.Second)
+		entries, err := a.client.List(t.Context(), "history/")
+		if err != nil || len(entries) != 8 || entries[0].Key != election.HistoryKey(1) || entries[7].Key != election.HistoryKey(5001) {
+			t.Errorf("%d reigns are kept, %v: %v", len(entries), err, entries)
+		}
+		w.finish()
+	})
 }
