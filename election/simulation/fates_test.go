@@ -443,6 +443,7 @@ func (f *fates) settle() {
 	f.mu.Lock()
 	now := f.now()
 	f.timeline.add("fates", "all faults end")
+	f.attended = true
 	f.world.storeAway, f.repository.away, f.store.full = now, now, false
 	for _, key := range []string{election.PauseKey, election.RequestKey} {
 		f.store.del(f.store.next(), key)

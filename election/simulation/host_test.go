@@ -116,10 +116,23 @@ func (p *process) run(ctx context.Context) {
 	defer func() {
 		p.w.mu.Lock()
 		p.over, p.ended = true, err
+		if p.w.attended {
+			p.w.after(restartAfter, p.host.attend)
+		}
 		p.w.mu.Unlock()
 		close(p.done)
 	}()
 	err = p.sidecar.Run(ctx)
+}
+
+// restartAfter is how long a service manager takes to start a sidecar again.
+const restartAfter = 100 * time.Millisecond
+
+// attend is the service manager.
+func (h *host) attend() {
+	if h.w.attended && !h.process.lives() {
+		go h.start(h.settings)
+	}
 }
 
 // crash is the end of everything on the host. It boots again when its sidecar is started.

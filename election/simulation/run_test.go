@@ -12,10 +12,11 @@ import (
 
 // outcome is what came of one seed.
 type outcome struct {
-	Seed    uint64   `json:"seed"`
-	Wrong   []string `json:"wrong,omitempty"`
-	Sum     uint64   `json:"sum"`
-	Figures figures  `json:"figures"`
+	Seed    uint64        `json:"seed"`
+	Wrong   []string      `json:"wrong,omitempty"`
+	At      time.Duration `json:"at,omitempty"` // of the first that was wrong
+	Sum     uint64        `json:"sum"`
+	Figures figures       `json:"figures"`
 	story   string
 	faults  int
 }
@@ -66,6 +67,9 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 	}
 	bound := f.bound()
 	for range f.plan.bursts {
+		w.mu.Lock()
+		w.attended = false
+		w.mu.Unlock()
 		for range f.plan.faults {
 			time.Sleep(f.between(0, f.plan.between))
 			f.fault()
@@ -81,7 +85,7 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 		h.process.trap = trap{}
 	}
 	w.finish(bound)
-	o := outcome{Seed: seed, Wrong: w.wrong, Sum: w.timeline.sum, Figures: w.figures, faults: f.count}
+	o := outcome{Seed: seed, Wrong: w.wrong, At: w.wrongAt, Sum: w.timeline.sum, Figures: w.figures, faults: f.count}
 	o.Figures.Seeds = 1
 	if keep {
 		o.story = w.timeline.String()

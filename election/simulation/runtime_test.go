@@ -3,6 +3,7 @@ package simulation
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,8 +60,9 @@ func simulated() (uint64, bool) {
 
 `
 
-// overlay writes the changed files into dir, and returns the argument for go build.
-func overlay(dir string) (arg string, err error) {
+// overlay writes the changed files of the runtime into dir, and what replaces what into another
+// one. It returns the argument for go build.
+func overlay(dir, into string) (arg string, err error) {
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		return "", fmt.Errorf("cannot find the runtime: %v", err)
@@ -88,12 +90,32 @@ func overlay(dir string) (arg string, err error) {
 		}
 		replace[filepath.Join(root, file)] = path
 	}
+	if err := mutated(replace); err != nil {
+		return "", err
+	}
 	b, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "overlay.json")
+	path := filepath.Join(into, "overlay.json")
 	return "-overlay=" + path, os.WriteFile(path, b, 0o644)
+}
+
+// mutated adds the files that a mutant replaces.
+func mutated(replace map[string]string) error {
+	if *mutant == "" {
+		return nil
+	}
+	b, err := os.ReadFile(*mutant)
+	if err != nil {
+		return fmt.Errorf("cannot read the mutant: %v", err)
+	}
+	var its struct{ Replace map[string]string }
+	if err := json.Unmarshal(b, &its); err != nil {
+		return fmt.Errorf("cannot read the mutant: %v", err)
+	}
+	maps.Copy(replace, its.Replace)
+	return nil
 }
 
 // build builds the binary that plays seeds into a directory.
@@ -107,7 +129,7 @@ func build(into string) (path string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	arg, err := overlay(dir)
+	arg, err := overlay(dir, into)
 	if err != nil {
 		return "", err
 	}

@@ -24,6 +24,8 @@ var (
 	shards    = flag.Int("shards", runtime.NumCPU(), "how many processes play seeds at the same time")
 	shrink    = flag.Bool("shrink", true, "make a run that fails shorter")
 	inside    = flag.Int("inside", -1, "be this one of the processes that play; for the test itself")
+	mutant    = flag.String("mutant", "", "a file for go build -overlay: play the code with these files replaced")
+	first     = flag.Bool("until-wrong", false, "end with the first run that fails")
 )
 
 func duration() time.Duration {
@@ -63,11 +65,15 @@ func TestPlayer(t *testing.T) {
 	for n := uint64(0); *seeds == 0 && time.Now().Before(end) || n < *seeds; n++ {
 		seed := *firstSeed + n*uint64(*shards) + uint64(*inside)
 		fmt.Fprintln(os.Stderr, "playing seed", seed)
-		b, err := json.Marshal(play(t, seed, false, nil))
+		o := play(t, seed, false, nil)
+		b, err := json.Marshal(o)
 		if err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println(result + string(b))
+		if *first && len(o.Wrong) > 0 {
+			return
+		}
 	}
 }
 
@@ -123,9 +129,11 @@ func TestGuaranteesHoldUnderAnySeed(t *testing.T) {
 	var mu sync.Mutex
 	var running sync.WaitGroup
 	begun := time.Now()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
 	for i := range *shards {
 		running.Go(func() {
-			results, err := runPlayer(t.Context(), path, i, from, fmt.Sprint("-shards=", *shards), fmt.Sprint("-for=", duration()), fmt.Sprint("-count=", each))
+			results, err := runPlayer(ctx, path, i, from, fmt.Sprint("-shards=", *shards), fmt.Sprint("-for=", duration()), fmt.Sprint("-count=", each), fmt.Sprint("-until-wrong=", *first))
 			mu.Lock()
 			defer mu.Unlock()
 			for _, o := range results {
@@ -134,13 +142,20 @@ func TestGuaranteesHoldUnderAnySeed(t *testing.T) {
 					failed = append(failed, o)
 				}
 			}
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				t.Error(err)
+			}
+			if *first && len(failed) > 0 {
+				stop()
 			}
 		})
 	}
 	running.Wait()
 	t.Logf("%s in %v, first seed %d", all, time.Since(begun).Round(time.Second), from)
+	if *first {
+		found(all, failed, time.Since(begun))
+		return
+	}
 	if all.Takeovers == 0 {
 		t.Error("nobody ever took over: nothing was tested")
 	}
@@ -151,6 +166,26 @@ func TestGuaranteesHoldUnderAnySeed(t *testing.T) {
 		}
 		t.Errorf("seed %d (task simulate -- --seed %d):\n%s", o.Seed, o.Seed, strings.Join(o.Wrong, "\n"))
 	}
+}
+
+// finding is what package museum reads of a run with -until-wrong.
+type finding struct {
+	Seed      uint64        `json:"seed"` // zero: nothing was wrong
+	Wrong     string        `json:"found"`
+	At        time.Duration `json:"at"`        // of simulated time, in that run
+	Simulated time.Duration `json:"simulated"` // in all
+	Runs      int           `json:"runs"`
+	Real      time.Duration `json:"real"`
+}
+
+// found prints the first run that failed.
+func found(all figures, failed []outcome, real time.Duration) {
+	f := finding{Simulated: all.Simulated, Runs: all.Seeds, Real: real}
+	if len(failed) > 0 {
+		f.Seed, f.Wrong, f.At = failed[0].Seed, failed[0].Wrong[0], failed[0].At
+	}
+	b, _ := json.Marshal(f) // of plain values
+	fmt.Println("FOUND " + string(b))
 }
 
 func (f figures) String() string {

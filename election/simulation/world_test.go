@@ -26,11 +26,13 @@ type world struct {
 	running    []*tree
 	pending    sync.WaitGroup // of what is under way
 
-	beyond  bool // faults that the guarantees do not cover happen: the fence alone must hold
-	newest  election.Term
-	served  time.Time // somebody served, last
-	wrong   []string
-	figures figures
+	attended bool // sidecars that end are started again, as their service manager would do
+	beyond   bool // faults that the guarantees do not cover happen: the fence alone must hold
+	newest   election.Term
+	served   time.Time // somebody served, last
+	wrong    []string
+	wrongAt  time.Duration
+	figures  figures
 }
 
 // figures is what a run, or many, amounts to.
@@ -99,6 +101,9 @@ func (w *world) host(name string) *host {
 func (w *world) violates(format string, args ...any) {
 	text := fmt.Sprintf("%v: ", time.Since(w.timeline.base)) + fmt.Sprintf(format, args...)
 	w.timeline.add("judge", "VIOLATION", text)
+	if len(w.wrong) == 0 {
+		w.wrongAt = time.Since(w.timeline.base)
+	}
 	w.wrong = append(w.wrong, text)
 }
 
@@ -196,6 +201,9 @@ func (w *world) finish(limit time.Duration) {
 	if len(w.wrong) == 0 {
 		w.move(limit)
 	}
+	w.mu.Lock()
+	w.attended = false
+	w.mu.Unlock()
 	for _, h := range w.hosts {
 		if h.process.lives() {
 			h.process.cancel(errors.New("told to end"))
