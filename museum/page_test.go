@@ -1,0 +1,118 @@
+package museum
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var page = filepath.Join(root, "docs", "museum.md")
+
+// TestPageIsCurrent: docs/museum.md has every mutant, and what convicted it.
+func TestPageIsCurrent(t *testing.T) {
+	all, known := load(t), results(t)
+	for _, m := range all {
+		if m.reach == "" && known[m.name].Found == "" {
+			t.Errorf("%s has not been convicted: task museum -- -only '^%s$' -update", m.name, m.name)
+		}
+	}
+	if *update {
+		write(t, all, known)
+		return
+	}
+	is, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(is) != text(all, known) {
+		t.Errorf("%s is not what %s and the patches say: go test ./museum -run Page -args -update", page, record)
+	}
+}
+
+// write writes the page, and removes results of mutants that are no more.
+func write(t *testing.T, all []mutant, known map[string]result) {
+	t.Helper()
+	there := map[string]result{}
+	for _, m := range all {
+		if r, ok := known[m.name]; ok && m.reach == "" {
+			there[m.name] = r
+		}
+	}
+	keep(t, there)
+	if err := os.WriteFile(page, []byte(text(all, there)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const introduction = `# Bug museum
+
+<!-- Written by task museum, from museum/mutants and museum/results.json. Do not edit. -->
+
+Each row is a mutant: the code with one guard or rule switched off, or with a known defect put back in. The patches are
+in [museum/mutants](../museum/mutants). They are applied to copies of the files; the product never contains them. The
+suite in the row convicted the mutant under random faults. It knows nothing of the mutant, and no unit test counts.
+
+` + "```" + `
+task museum                          # convict every mutant, and rewrite this page
+task museum -- -only '^no-wait$'     # one of them, or some, by a regular expression
+go test ./museum                     # as in continuous integration: all apply and compile, three random ones are convicted
+` + "```" + `
+
+*Simulated* is the simulated time of all runs until the first violation, *real* what that took on two cores, without
+compilation. The seeds are random, so both vary from run to run.
+
+`
+
+// text returns the page.
+func text(all []mutant, known map[string]result) string {
+	var b strings.Builder
+	b.WriteString(introduction)
+	found, reach := 0, 0
+	for _, m := range all {
+		switch {
+		case m.reach != "":
+			reach++
+		case known[m.name].Found != "":
+			found++
+		}
+	}
+	fmt.Fprintf(&b, "%d mutants: %d convicted, %d out of reach.\n\n", len(all), found, reach)
+	b.WriteString("| Mutant | The rule that it breaks | From | Suite | Seed | Simulated | Real | What was seen |\n|---|---|---|---|---|---|---|---|\n")
+	for _, m := range all {
+		if m.reach != "" {
+			continue
+		}
+		r := known[m.name]
+		seed := "–"
+		if r.Seed != 0 {
+			seed = fmt.Sprint(r.Seed)
+		}
+		fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s | %s | %s | %s | %s |\n",
+			m.name, m.name, m.rule, m.from, m.suite, seed, long(r.Simulated), r.Real.Round(100*time.Millisecond), strings.ReplaceAll(r.Found, "|", "\\|"))
+	}
+	if reach > 0 {
+		b.WriteString("\n## Out of reach\n\n| Mutant | The rule that it breaks | From | Why |\n|---|---|---|---|\n")
+		for _, m := range all {
+			if m.reach != "" {
+				fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s |\n", m.name, m.name, m.rule, m.from, m.reach)
+			}
+		}
+	}
+	return b.String()
+}
+
+// long writes simulated time for people.
+func long(d time.Duration) string {
+	switch {
+	case d == 0:
+		return "–"
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.1f h", d.Hours())
+	}
+	return fmt.Sprintf("%.1f days", d.Hours()/24)
+}
