@@ -139,6 +139,9 @@ type Snapshot struct {
 	Pause         *Pause
 	PauseVer      Version
 	PauseBad      error // the pause key exists and is unreadable; the cluster is paused all the same
+	Standbys      Standbys
+	StandbyVer    Version
+	StandbyBad    error // the standby key exists and is unreadable; Standbys is then empty
 	Heir          *Heir // the passive that is ready to be handed the reign; nil: none, or unreadable
 	HeirVersion   Version
 	Origin        Origin

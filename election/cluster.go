@@ -23,6 +23,7 @@ type ClusterRecord struct {
 	VIPHosts    []VIPHost    `json:"vip_hosts,omitempty"` // where tanist vip runs
 	Pause       *Pause       `json:"pause,omitempty"`
 	Request     *Request     `json:"request,omitempty"`
+	Standby     Standbys     `json:"standby,omitempty"`  // who must not become active
 	Problems    []string     `json:"problems,omitempty"` // names of unreadable keys
 	Stale       bool         `json:"stale"`              // the store was unreadable; this is what was seen last
 }
@@ -32,9 +33,9 @@ type ClusterRecord struct {
 func ClusterOf(name string, s Snapshot) ClusterRecord {
 	c := ClusterRecord{
 		Cluster: name, Term: s.Breadcrumb.Term, Active: s.Active, Controllers: s.Controllers, Agents: []Agent{},
-		Pause: s.Pause, Request: s.Request,
+		Pause: s.Pause, Request: s.Request, Standby: s.Standbys,
 	}
-	for _, bad := range []error{s.ActiveBad, s.TermBad, s.RequestBad, s.PauseBad} {
+	for _, bad := range []error{s.ActiveBad, s.TermBad, s.RequestBad, s.PauseBad, s.StandbyBad} {
 		if bad != nil {
 			c.Problems = append(c.Problems, bad.Error())
 		}

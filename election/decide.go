@@ -217,6 +217,7 @@ const (
 	CodeUnfit       Code = "unfit"            // this controller could not be started
 	CodeNoFailover  Code = "nofailover"       // this controller is configured never to be a candidate
 	CodeRequested   Code = "requested"        // a planned move names another
+	CodeStandby     Code = "standby"          // an operator does not want this controller to become active
 	CodeHoldOff     Code = "hold-off"         // gave the lease up recently
 	CodePriority    Code = "priority"         // another fit passive has a higher priority
 	CodeStranger    Code = "stranger"         // the role key exists but is bound to no lease
@@ -280,6 +281,9 @@ func Decide(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, no
 		request = nil // for another reign
 	}
 	named := request != nil && request.To == self.Name
+	if why, on := snap.standsBy(self.Name, named && request.Force); on {
+		return wait(CodeStandby, 0, "%s", why)
+	}
 	if self.NoFailover && !named {
 		return wait(CodeNoFailover, 0, "nofailover is set for %s", self.Name)
 	}
@@ -499,6 +503,9 @@ func Succeeds(self Self, term Term, snap Snapshot) bool {
 	if r != nil && r.Term == term && r.To != "" && r.To != h.Controller {
 		return false
 	}
+	if _, on := snap.standsBy(h.Controller, false); on {
+		return false
+	}
 	for _, c := range snap.Controllers {
 		if c.Name == h.Controller {
 			return c.Incarnation == h.Incarnation && c.State == StateReady && (!c.NoFailover || r != nil && r.Term == term && r.To == c.Name)
@@ -572,9 +579,12 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 	case r.To == self.Name:
 		return void("request %s asks for a move to %s, which is active", r.ID, r.To)
 	}
+	if why, on := snap.standsBy(r.To, false); on {
+		return void("request %s asks for a move to %s: %s", r.ID, r.To, why)
+	}
 	fit := 0
 	for _, c := range snap.Controllers {
-		if c.Name == self.Name || c.State != StateReady {
+		if _, on := snap.standsBy(c.Name, false); on || c.Name == self.Name || c.State != StateReady {
 			continue
 		}
 		if c.Name == r.To || (r.To == "" && c.Fit()) {

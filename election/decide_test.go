@@ -172,6 +172,37 @@ func TestDecide(t *testing.T) {
 			snap: with(vacant(clean), func(s *Snapshot) { s.Request, s.RequestVer = &Request{To: "ctl-c", Term: 6, For: time.Minute}, 5 }),
 			now:  101 * second, code: CodeClaim, claim: true, term: 8,
 		},
+		{
+			name: "on standby", snap: with(vacant(clean), func(s *Snapshot) { s.Standbys = Standbys{"ctl-b": {By: "ana"}} }), now: 200 * second,
+			code: CodeStandby, term: 8,
+		},
+		{
+			name: "on standby, and nofailover", self: as(func(s *Self) { s.NoFailover, s.Fit = true, false }),
+			snap: with(vacant(clean), func(s *Snapshot) { s.Standbys = Standbys{"ctl-b": {By: "ana"}} }), now: 200 * second, code: CodeStandby, term: 8,
+		},
+		{
+			name: "on standby, and named by a request", snap: with(vacant(clean), func(s *Snapshot) {
+				s.Standbys, s.Request = Standbys{"ctl-b": {By: "ana"}}, &Request{To: "ctl-b", Term: 7, For: time.Minute}
+			}), now: 200 * second, code: CodeStandby, term: 8,
+		},
+		{
+			name: "on standby while a holder is silent", profile: ProfileFast,
+			snap: with(held("ctl-a", 7, 3), func(s *Snapshot) { s.Standbys = Standbys{"ctl-b": {By: "ana"}} }), now: 200 * second, code: CodeStandby, term: 8,
+		},
+		{
+			name: "on standby, by force", snap: with(vacant(clean), func(s *Snapshot) {
+				s.Standbys, s.Request = Standbys{"ctl-b": {By: "ana"}}, &Request{Op: OpFailover, To: "ctl-b", Term: 7, Force: true}
+			}), now: 200 * second, code: CodeClaim, claim: true, term: 8,
+		},
+		{
+			name: "banned, by force", snap: with(vacant(clean), func(s *Snapshot) {
+				s.Standbys, s.Request = Standbys{"ctl-b": {By: "ana", Ban: true}}, &Request{Op: OpFailover, To: "ctl-b", Term: 7, Force: true}
+			}), now: 200 * second, code: CodeStandby, term: 8,
+		},
+		{
+			name: "another is on standby", snap: with(vacant(clean), func(s *Snapshot) { s.Standbys = Standbys{"ctl-a": {By: "ana"}} }), now: 200 * second,
+			code: CodeClaim, claim: true, term: 8,
+		},
 		{name: "hold-off after yielding", snap: vacant(clean), now: 101 * second, holdOff: 130 * second, code: CodeHoldOff, until: 130 * second, term: 8},
 		{
 			name: "a planned move to anybody ends the hold-off",
@@ -408,6 +439,12 @@ func TestDecideHolder(t *testing.T) {
 	anew.Heir.Request = "2"
 	unreadable := held("ctl-a", 7, 0)
 	unreadable.RequestVer = 5
+	standing := offered("ctl-b", Request{Op: "switchover", Term: 7, To: "ctl-b"}) // its offer and its status are older than the wish
+	standing.Standbys = Standbys{"ctl-b": {By: "ana"}}
+	noneLeft := offered("ctl-b", Request{Op: "switchover", Term: 7})
+	noneLeft.Standbys = standing.Standbys
+	selfStanding := held("ctl-a", 7, 0)
+	selfStanding.Standbys = Standbys{"ctl-a": {By: "ana", Ban: true}}
 	paused := ask(Request{Op: "switchover", Term: 7})
 	paused.Pause = &Pause{By: "ana"}
 	for _, c := range []struct {
@@ -432,6 +469,9 @@ func TestDecideHolder(t *testing.T) {
 		{"switchover of another term", ask(Request{Op: "switchover", Term: 6}), CodeVoidRequest},
 		{"failover during the reign", ask(Request{Op: OpFailover, Term: 7, To: "ctl-b", Force: true}), CodeVoidRequest},
 		{"failover that led to this reign", ask(Request{Op: OpFailover, Term: 6, To: "ctl-a", Force: true}), CodeVoidRequest},
+		{"switchover to one on standby", standing, CodeVoidRequest},
+		{"switchover to anybody, and only one on standby is ready", noneLeft, CodeVoidRequest},
+		{"the holder itself is banned: it keeps what it has", selfStanding, CodeContinue},
 		{"unknown operation", ask(Request{Op: "explode", Term: 7}), CodeVoidRequest},
 		{"paused", paused, CodeContinue},
 	} {
@@ -444,6 +484,22 @@ func TestDecideHolder(t *testing.T) {
 				t.Errorf("got %+v of a target that never came", d)
 			}
 		})
+	}
+}
+
+// TestHandOverStopsBeforeOneOnStandby: the holder learns of the wish before it releases, and does
+// not hand its reign to a controller that must not have it.
+func TestHandOverStopsBeforeOneOnStandby(t *testing.T) {
+	s := held("ctl-a", 7, 0)
+	s.Controllers = []Controller{{Name: "ctl-b", Incarnation: "b1", State: StateReady}}
+	s.Heir, s.HeirVersion = &Heir{Controller: "ctl-b", Incarnation: "b1", After: 7, Lease: "l", Validity: "4s"}, 3
+	me := Self{Name: "ctl-a"}
+	if !Succeeds(me, 7, s) {
+		t.Fatal("the heir is refused without a reason")
+	}
+	s.Standbys = Standbys{"ctl-b": {By: "ana"}}
+	if Succeeds(me, 7, s) {
+		t.Error("the reign is handed to one on standby")
 	}
 }
 

@@ -27,6 +27,8 @@ const (
 	RequestKey = "request"
 	// PauseKey is the [Pause], permanent until an operator ends it.
 	PauseKey = "pause"
+	// StandbyKey is the [Standbys], permanent: who must not become active.
+	StandbyKey = "standby"
 )
 
 // Prefixes of the keys that exist once per controller, agent, tanist vip or term.

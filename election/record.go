@@ -37,6 +37,7 @@ const (
 	StateUnfit    State = "unfit"    // passive and not fit to take over
 	StateYielding State = "yielding" // gave the lease up; waiting for another to become active
 	StatePaused   State = "paused"   // passive while the cluster is paused
+	StateStandby  State = "standby"  // passive, and an operator does not want it to become active
 	StateUnlisted State = "unlisted" // passive, and the last holder's list of who may take over leaves it out
 	StateFailed   State = "failed"   // could not confirm that its controller is gone; keeps the lease
 )

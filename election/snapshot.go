@@ -8,7 +8,7 @@ import (
 
 // SnapshotKeys returns the keys of a [Snapshot], except those with [ControllerPrefix].
 func SnapshotKeys() []string {
-	return []string{ActiveKey, BeatKey, TermKey, RequestKey, PauseKey, HeirKey}
+	return []string{ActiveKey, BeatKey, TermKey, RequestKey, PauseKey, HeirKey, StandbyKey}
 }
 
 // SnapshotOf builds a snapshot from the entries that a store read. Those of controllers must be in
@@ -46,6 +46,12 @@ func SnapshotOf(entries []Entry) Snapshot {
 				p = Pause{By: "somebody unknown", Reason: s.PauseBad.Error()} // somebody wanted a pause
 			}
 			s.Pause = &p
+		case StandbyKey:
+			var err error
+			s.StandbyVer = e.Version
+			if s.Standbys, err = DecodeStandbys(e.Value); err != nil {
+				s.StandbyBad = unreadable(e, err) // a value that names nobody must not keep everybody from taking over
+			}
 		case HeirKey:
 			s.HeirVersion = e.Version
 			if h, err := DecodeHeir(e.Value); err == nil {

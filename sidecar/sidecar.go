@@ -331,6 +331,8 @@ func (s *Sidecar) observe(seen election.Status) {
 		return // the role word stays absent: passive only once another is active
 	case seen.Store == nil && seen.Snapshot.Pause != nil:
 		s.enter(election.StatePaused, seen.Decision.Why)
+	case seen.Decision.Code == election.CodeStandby:
+		s.enter(election.StateStandby, seen.Decision.Why)
 	case !fit:
 		s.enter(election.StateUnfit, why)
 	case seen.Decision.Code == election.CodeUnlisted:

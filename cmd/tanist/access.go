@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -231,6 +232,17 @@ func (a *access) completeMembers(cmd *cobra.Command, args []string, typed string
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.complete(cmd, typed, election.ControllerPrefix, election.AgentPrefix)
+}
+
+// completeKnown completes an argument with the names of all controllers, whether or not their
+// sidecars are here.
+func (a *access) completeKnown(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, directive := a.complete(cmd, typed, election.ControllerPrefix, election.MemberPrefix)
+	slices.Sort(names)
+	return slices.Compact(names), directive
 }
 
 // completeGone completes an argument with the names of known controllers.

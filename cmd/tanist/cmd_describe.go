@@ -32,12 +32,7 @@ func describeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "describe NAME", Short: "Show everything known about one controller or agent",
 		Example: "  tanist describe -c orders.yml ctl-a",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return exit.Errorf(exit.Usage, "describe whom? Give the name of a controller or agent; `tanist list` shows them")
-			}
-			return atMostOne(cmd, args)
-		},
+		Args:    oneName("describe whom? Give the name of a controller or agent; `tanist list` shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := d.check(); err != nil {
 				return err

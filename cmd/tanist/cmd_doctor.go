@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -213,13 +214,13 @@ const never = election.Version(1 << 62)
 // examineRights attempts a write with a precondition that can't hold.
 func examineRights(ctx context.Context, s daemon.Store, c daemon.StoreConfig, add addFinding) {
 	who := map[string]string{
-		election.RequestKey: "switchover", election.PauseKey: "pause and resume", election.ControllerKey("tanist-doctor"): "sidecars", election.AgentKey("tanist-doctor"): "agentwatches",
+		election.RequestKey: "switchover", election.PauseKey: "pause and resume", election.StandbyKey: "standby and ban", election.ControllerKey("tanist-doctor"): "sidecars", election.AgentKey("tanist-doctor"): "agentwatches",
 		election.VIPKey(c.Name): "its status", election.HistoryKey(0): "the history",
 	}
-	keys := []string{election.RequestKey, election.PauseKey, election.ControllerKey("tanist-doctor"), election.HistoryKey(0), election.AgentKey("tanist-doctor")}
+	keys := []string{election.RequestKey, election.PauseKey, election.StandbyKey, election.ControllerKey("tanist-doctor"), election.HistoryKey(0), election.AgentKey("tanist-doctor")}
 	switch {
 	case c.Agents:
-		keys = keys[4:]
+		keys = keys[len(keys)-1:]
 	case c.Follows:
 		keys = []string{election.VIPKey(c.Name)}
 	}
@@ -286,6 +287,14 @@ func examineCluster(snap election.Snapshot, add addFinding) {
 	}
 	if snap.Pause != nil {
 		add(levelWarning, "pause", "%s paused the cluster: nothing fails over until `tanist resume`", snap.Pause.By)
+	}
+	for _, name := range slices.Sorted(maps.Keys(snap.Standbys)) {
+		if holds(snap, name) {
+			add(levelWarning, "standby", "%s is %s, and holds the lease%s", name, snap.Standbys[name].Words(name), standbyNote(snap, name))
+		}
+	}
+	if snap.StandbyBad != nil {
+		add(levelFailure, "standby", "%v: `tanist standby --reset` removes it", snap.StandbyBad)
 	}
 	if snap.TermBad != nil {
 		add(levelFailure, "term", "%v: find out who wrote it", snap.TermBad)

@@ -184,6 +184,7 @@ func changes(old, now scene) []event {
 	case was != nil && is == nil:
 		tell("resumed", "", 0, "the pause has ended")
 	}
+	standbyChanges(old.snap.Standbys, now.snap.Standbys, tell)
 	activeChanges(old.snap, now.snap, tell)
 	controllerChanges(old.snap, now.snap, tell)
 	vipHostChanges(old.vips, now.vips, tell)
@@ -200,6 +201,19 @@ func requestChanges(was, is *election.Request, tell told) {
 		tell("requested", is.To, is.Term, "%s requested a %s to %s%s", clean(is.By), clean(is.Op), cmp.Or(clean(is.To), "any passive"), because(is.Reason))
 	case was != nil && is == nil:
 		tell("request-done", was.To, was.Term, "the request of %s is closed", clean(was.By))
+	}
+}
+
+func standbyChanges(was, is election.Standbys, tell told) {
+	for _, name := range slices.Sorted(maps.Keys(is)) {
+		if was[name] != is[name] {
+			tell("standby", name, 0, "%s is %s", clean(name), clean(is[name].Words(name)))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(was)) {
+		if _, on := is[name]; !on {
+			tell("standby-ended", name, 0, "%s may become active again", clean(name))
+		}
 	}
 }
 

@@ -73,6 +73,14 @@ func explainCommand() *cobra.Command {
 						fmt.Fprintf(out, "  Its last reign, term %d, failed at %s%s.\n", f.Term, f.At.Local().Format(time.DateTime), because(f.Why))
 					}
 				}
+				if snap.StandbyBad != nil {
+					fmt.Fprintf(out, "%s: nobody counts as on standby; `tanist standby --reset` removes it.\n", clean(snap.StandbyBad.Error()))
+				}
+				if a := snap.Active; a != nil {
+					if by, on := snap.Standbys[a.Controller]; on {
+						fmt.Fprintf(out, "%s is %s%s.\n", clean(a.Controller), clean(by.Words(a.Controller)), standbyNote(snap, a.Controller))
+					}
+				}
 				explainVirtualIPs(out, snap, addressHosts(snap.Controllers, hosts))
 				if len(snap.Controllers) == 0 {
 					fmt.Fprintf(out, "No sidecar of %s is there: start them with `tanist sidecar -c FILE`.\n", read.cluster)

@@ -23,7 +23,7 @@ func failoverCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "failover [--to NAME] [--force]", Short: "Make a passive take over that would not do so by itself", Args: noArgs,
 		Long: "Make a passive take over that would not do so by itself, while no controller is active: one with nofailover, or, with --force, an\n" +
-			"`unlisted` one. A passive is `unlisted` because the last holder may still be running without the store, and may even restart its\n" +
+			"`unlisted` one or one on standby (`tanist ban` rules even that out). A passive is `unlisted` because the last holder may still be running without the store, and may even restart its\n" +
 			"controller there. With --force, two controllers may run until that holder learns of the takeover; the command prints first what\n" +
 			"is given up.\n" +
 			"Exit codes: 0 done, 75 still in progress when --timeout ran out, 107 --force is needed, 1 refused or failed.",
@@ -36,6 +36,7 @@ func failoverCommand() *cobra.Command {
 	}
 	a.flags(cmd)
 	cmd.Flags().StringVar(&f.to, "to", "", "the target controller (default: the unlisted one with the highest priority)")
+	_ = cmd.RegisterFlagCompletionFunc("to", a.completeControllers) // the flag is there
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the history")
 	cmd.Flags().BoolVar(&f.force, "force", false, "take over although the last holder may still be running")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask for confirmation")
@@ -59,9 +60,15 @@ func (f *failover) run(ctx context.Context, cmd *cobra.Command, s daemon.Store, 
 	if err != nil {
 		return err
 	}
-	out, unlisted := cmd.OutOrStdout(), target.State == election.StateUnlisted
+	out, unlisted, standby := cmd.OutOrStdout(), leftOut(snap, target), standingBy(snap, target)
 	if unlisted {
 		giveUp(out, snap, target.Name)
+	}
+	if standby {
+		fmt.Fprintf(out, "%s is %s. By force it takes over all the same.\n", clean(target.Name), clean(snap.Standbys[target.Name].Words(target.Name)))
+	}
+	if standby && !unlisted && !f.force {
+		return exit.Errorf(exit.Force, "%s is on standby: see above, then use --force", target.Name)
 	}
 	if unlisted && !f.force {
 		return exit.Errorf(exit.Force, "%s is unlisted, and %s may still be running: see above what is given up, then use --force",
@@ -69,7 +76,7 @@ func (f *failover) run(ctx context.Context, cmd *cobra.Command, s daemon.Store, 
 	}
 	if !f.yes {
 		words := []string{"y", "yes"}
-		if unlisted {
+		if unlisted || standby {
 			words = []string{cluster}
 			fmt.Fprintf(out, "Type the name of the cluster to start %s's controller by force: ", clean(target.Name))
 		} else {
@@ -81,7 +88,7 @@ func (f *failover) run(ctx context.Context, cmd *cobra.Command, s daemon.Store, 
 	}
 	return f.carryOut(ctx, out, s, election.Request{
 		ID: rand.Text()[:10], Op: election.OpFailover, To: target.Name, By: operator(), Reason: f.reason, Term: snap.Breadcrumb.Of(),
-		For: time.Minute, Force: unlisted,
+		For: time.Minute, Force: unlisted || standby,
 	})
 }
 
@@ -102,7 +109,7 @@ func failoverTarget(snap election.Snapshot, to string) (target election.Controll
 		switch {
 		case to == "" && k.Fit():
 			return target, exit.Errorf(exit.Failure, "%s is ready and takes over by itself: see `tanist list`", k.Name)
-		case to == k.Name && k.State != election.StateReady && k.State != election.StateUnlisted:
+		case to == k.Name && k.State != election.StateReady && k.State != election.StateUnlisted && !standingBy(snap, k):
 			return target, exit.Errorf(exit.Failure, "%s is %s: %s", to, k.State, cmp.Or(k.Reason, "not ready to take over"))
 		case to == k.Name, to == "" && k.State == election.StateUnlisted && (target.Name == "" || k.Priority > target.Priority):
 			target = k
@@ -115,6 +122,19 @@ func failoverTarget(snap election.Snapshot, to string) (target election.Controll
 		return target, exit.Errorf(exit.Failure, "there is no controller %s in this cluster; found: %s", to, cmp.Or(strings.Join(here, ", "), "none"))
 	}
 	return target, exit.Errorf(exit.Failure, "no passive is unlisted; found: %s", cmp.Or(strings.Join(here, ", "), "none"))
+}
+
+// standingBy reports whether k is kept out by a standby, which a failover by force overrides. A ban
+// is not overridden.
+func standingBy(snap election.Snapshot, k election.Controller) bool {
+	by, on := snap.Standbys[k.Name]
+	return on && !by.Ban && k.State == election.StateStandby
+}
+
+// leftOut reports whether the last holder, which may still be running, did not list k.
+func leftOut(snap election.Snapshot, k election.Controller) bool {
+	heirs := snap.Breadcrumb.Heirs
+	return k.State == election.StateUnlisted || k.State == election.StateStandby && !snap.Breadcrumb.Clean && heirs != "" && !slices.Contains(strings.Split(heirs, ","), k.Name)
 }
 
 func lastHolder(snap election.Snapshot) string {

@@ -20,12 +20,7 @@ func forgetCommand() *cobra.Command {
 		Use: "forget NAME", Short: "Remove from the list a controller that will not come back",
 		Long:    "Remove from the list a controller that will not come back. Its sidecar must be gone. If it comes back, it is listed again.",
 		Example: "  tanist forget -c orders.yml ctl-c",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return exit.Errorf(exit.Usage, "forget whom? Give the name of a controller that is gone; `tanist list` shows them")
-			}
-			return atMostOne(cmd, args)
-		},
+		Args:    oneName("forget whom? Give the name of a controller that is gone; `tanist list` shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -163,6 +165,14 @@ func listTable(out io.Writer, c election.ClusterRecord, store, left string, now 
 	_ = w.Flush() // the reader may have gone
 	if c.Active == nil {
 		fmt.Fprintln(out, " Nobody is active.")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Standby)) {
+		switch {
+		case c.Active != nil && c.Active.Controller == name:
+			fmt.Fprintf(out, " %s is %s. It keeps the lease that it has.\n", clean(name), clean(c.Standby[name].Words(name)))
+		case slices.ContainsFunc(c.Gone, func(m election.Member) bool { return m.Name == name }):
+			fmt.Fprintf(out, " %s is %s.\n", clean(name), clean(c.Standby[name].Words(name)))
+		}
 	}
 	if r := c.Request; r != nil {
 		fmt.Fprintf(out, " Requested by %s: %s of term %d to %s\n", clean(r.By), clean(r.Op), r.Term, cmp.Or(clean(r.To), "any passive"))

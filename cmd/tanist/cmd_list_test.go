@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,23 @@ func TestSinceAndMillis(t *testing.T) {
 	for m, want := range map[election.Millis]string{-1: "-", 0: "-", 6.04: "6.0ms", 41: "41ms", 800: "800ms", 1200: "1.2s", 2000: "2s"} {
 		if got := millis(m); got != want {
 			t.Errorf("%v: %s, want %s", m, got, want)
+		}
+	}
+}
+
+// TestListNamesWhoIsOnStandbyThoughGoneOrActive: neither has a reason in the table.
+func TestListNamesWhoIsOnStandbyThoughGoneOrActive(t *testing.T) {
+	var out strings.Builder
+	listTable(&out, election.ClusterRecord{
+		Cluster: "orders", Active: &election.Active{Controller: "ctl-a", State: election.StateServing}, Gone: []election.Member{{Name: "ctl-b"}},
+		Standby: election.Standbys{"ctl-a": {By: "ana"}, "ctl-b": {By: "bob", Ban: true}},
+	}, "etcd", "", time.Now())
+	for _, want := range []string{
+		"\n ctl-a is on standby, by ana; `tanist standby ctl-a off` ends that. It keeps the lease that it has.\n",
+		"\n ctl-b is banned by bob; `tanist unban ctl-b` ends that.\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
 		}
 	}
 }

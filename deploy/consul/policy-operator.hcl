@@ -1,4 +1,4 @@
-# The token of an operator who uses the tanist command: reads everything of a cluster, and may make requests (switchover, pause).
+# The token of an operator who uses the tanist command: reads everything of a cluster, and may make requests (switchover, pause, standby).
 # It cannot claim, release or end a lease; the sidecars carry out the requests. Replace "orders" with your cluster's name.
 
 key_prefix "tanist/orders/" {
@@ -10,6 +10,10 @@ key "tanist/orders/request" {
 }
 
 key "tanist/orders/pause" {
+  policy = "write"
+}
+
+key "tanist/orders/standby" {
   policy = "write"
 }
 

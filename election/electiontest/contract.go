@@ -1024,6 +1024,7 @@ func (s *suite) unreadable() {
 	put("controllers/thief", string(election.Controller{Name: "ctl-a"}.Encode()))
 	put("request", "[]")
 	put("pause", "yes please")
+	put("standby", "[]")
 	snap := s.read(h)
 	if snap.ActiveBad == nil || snap.Active != nil || snap.Vacant() {
 		s.Errorf("unreadable role key: %+v", snap)
@@ -1044,6 +1045,9 @@ func (s *suite) unreadable() {
 	if snap.Pause == nil || snap.PauseVer == 0 || !named(snap.PauseBad, "pause", snap.PauseVer) {
 		s.Errorf("unreadable pause: %+v version %d, %v; want a pause, its version, and both in the words", snap.Pause, snap.PauseVer, snap.PauseBad)
 	}
+	if len(snap.Standbys) != 0 || snap.StandbyVer == 0 || !named(snap.StandbyBad, "standby", snap.StandbyVer) {
+		s.Errorf("unreadable standby: %+v version %d, %v; want nobody, its version, and both in the words", snap.Standbys, snap.StandbyVer, snap.StandbyBad)
+	}
 	s.want("removal of another pause than was read", h.Delete(s.ctx(), "pause", snap.PauseVer+1), election.ErrConflict)
 	s.must(h.Delete(s.ctx(), "pause", snap.PauseVer))
 	s.must(h.Delete(s.ctx(), "request", snap.RequestVer))
@@ -1052,9 +1056,13 @@ func (s *suite) unreadable() {
 	}
 	put("request", string(election.Request{ID: "r1", Op: "switchover", To: "ctl-b", By: "ana", Term: 3, For: time.Second}.Encode()))
 	put("pause", `{"by":"ana","reason":"works"}`)
+	put("standby", `{"ctl-b":{"by":"ana","ban":true}}`)
 	snap = s.read(h)
 	if snap.Request == nil || snap.Request.To != "ctl-b" || snap.Pause == nil || snap.Pause.By != "ana" {
 		s.Errorf("request %+v, pause %+v", snap.Request, snap.Pause)
+	}
+	if by := snap.Standbys["ctl-b"]; len(snap.Standbys) != 1 || by.By != "ana" || !by.Ban || snap.StandbyBad != nil {
+		s.Errorf("standby %+v, %v", snap.Standbys, snap.StandbyBad)
 	}
 	put("term", "seven")
 	if snap = s.read(h); snap.TermBad == nil || snap.TermVersion == 0 || snap.Breadcrumb != (election.Breadcrumb{}) {
@@ -1296,6 +1304,7 @@ func (s *suite) watch() {
 		{"pause", func() { s.must(b.Put(s.ctx(), election.Put{Key: "pause", Value: []byte("{}")})) }},
 		{"term", func() { s.must(b.Put(s.ctx(), election.Put{Key: "term", Value: []byte("50")})) }},
 		{"heir", func() { s.offer(b, "ctl-c", 1) }},
+		{"standby", func() { s.must(b.Put(s.ctx(), election.Put{Key: "standby", Value: []byte("{}")})) }},
 		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
 		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
 		{"release", func() {

@@ -311,7 +311,7 @@ func (s *Store) hint(key string) {
 		if a, err := election.DecodeActive(s.keys[key].value); err == nil {
 			h = election.Hint{Active: &a, Lease: s.keys[key].lease}
 		}
-	case key == "beat", key == "term", key == "request", key == "pause", key == "heir", strings.HasPrefix(key, "controllers/"):
+	case slices.Contains(election.SnapshotKeys(), key), strings.HasPrefix(key, "controllers/"):
 	default:
 		return
 	}

@@ -109,6 +109,8 @@ func (s *store) changed(key string) {
 		s.snap.Request, s.snap.RequestVer, s.snap.RequestBad = piece.Request, piece.RequestVer, piece.RequestBad
 	case election.PauseKey:
 		s.snap.Pause, s.snap.PauseVer, s.snap.PauseBad = piece.Pause, piece.PauseVer, piece.PauseBad
+	case election.StandbyKey:
+		s.snap.Standbys, s.snap.StandbyVer, s.snap.StandbyBad = piece.Standbys, piece.StandbyVer, piece.StandbyBad
 	case election.HeirKey:
 		s.snap.Heir, s.snap.HeirVersion = piece.Heir, piece.HeirVersion
 	default:

@@ -176,7 +176,7 @@ func sidecarMetrics(p *sidecarProcess, s *sidecar.Sidecar) api.Gauges {
 			}
 			for _, state := range []election.State{
 				election.StateStarting, election.StateServing, election.StateStopping, election.StateReady, election.StateUnfit,
-				election.StateYielding, election.StatePaused, election.StateFailed,
+				election.StateYielding, election.StatePaused, election.StateStandby, election.StateUnlisted, election.StateFailed,
 			} {
 				samples = append(samples, api.Sample{
 					Name: "tanist_state", Help: "What the sidecar is doing, as a set of states.",
@@ -212,7 +212,7 @@ func (p *sidecarProcess) checkSamples(v sidecar.View) []api.Sample {
 				samples = append(samples, up("tanist_check_up", "Whether a health check of the controller is good.", r.Name, r.Verdict == health.Up))
 			}
 		}
-	case election.StateReady, election.StateUnfit, election.StateYielding, election.StatePaused, election.StateUnlisted:
+	case election.StateReady, election.StateUnfit, election.StateYielding, election.StatePaused, election.StateStandby, election.StateUnlisted:
 		for name, err := range p.fit.results() {
 			samples = append(samples, up("tanist_fit_up", "Whether a check of fit is good.", name, err == nil))
 		}
