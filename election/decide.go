@@ -227,6 +227,7 @@ const (
 	CodeUnlisted    Code = "unlisted"         // the last holder did not list this passive, and may continue without the store
 	CodeStoreAway   Code = "store-away"       // the store is unreachable
 	CodeLost        Code = "lease-lost"       // holder: the role key is no longer ours
+	CodeRestart     Code = "restart"          // holder: a restart in place was requested
 	CodePlanned     Code = "planned"          // holder: a planned move was requested
 	CodeVoidRequest Code = "request-void"     // holder: a request that cannot be carried out
 	CodeContinue    Code = "continue"         // holder: nothing to do
@@ -277,8 +278,8 @@ func Decide(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, no
 		return wait(CodePaused, 0, "the cluster is paused by %s", snap.Pause.By)
 	}
 	request := snap.Request
-	if request != nil && request.Term != crumb.Of() {
-		request = nil // for another reign
+	if request != nil && (request.Term != crumb.Of() || !request.moves()) {
+		request = nil // for another reign, or nothing that a candidate acts on
 	}
 	named := request != nil && request.To == self.Name
 	if why, on := snap.standsBy(self.Name, named && request.Force); on {
@@ -462,6 +463,9 @@ func DecideHeir(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff
 	if a == nil || snap.ActiveLease == "" || a.Incarnation == self.Incarnation || a.Term != snap.Breadcrumb.Of() || snap.TermBad != nil {
 		return false
 	}
+	if !snap.Request.moves() {
+		snap.Request = nil
+	}
 	if a.State != StateStopping && (snap.Request == nil || snap.Request.Term != a.Term) {
 		return false
 	}
@@ -543,7 +547,7 @@ func askedFirst(self Self, all []Controller, holder string) (first string, ahead
 type HolderDecision struct {
 	Code    Code
 	Why     string
-	Request *Request // with CodePlanned and CodeVoidRequest
+	Request *Request // with CodePlanned, CodeRestart and CodeVoidRequest
 }
 
 // heirPatience is how long a holder with a request for a move waits for its heir's offer. It does
@@ -572,10 +576,14 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 	switch {
 	case r.Op == OpFailover && r.Term == term:
 		return void("request %s asks for a failover from term %d, which has not ended", r.ID, r.Term)
-	case r.Op != OpSwitchover && r.Op != OpFailover:
+	case r.Op == OpRestart && r.Term == term && (r.To == "" || r.To == self.Name):
+		return HolderDecision{Code: CodeRestart, Request: r, Why: fmt.Sprintf("restart (%s)", or(r.By, "unknown"))}
+	case r.Op != OpSwitchover && r.Op != OpFailover && r.Op != OpRestart:
 		return void("request %s asks for %.40q, which this version does not know", r.ID, r.Op)
 	case r.Term != term:
 		return void("request %s is about term %d, this is term %d", r.ID, r.Term, term)
+	case r.Op == OpRestart:
+		return void("request %s asks for a restart of %s, which is not active", r.ID, r.To)
 	case r.To == self.Name:
 		return void("request %s asks for a move to %s, which is active", r.ID, r.To)
 	}

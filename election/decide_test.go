@@ -156,6 +156,13 @@ func TestDecide(t *testing.T) {
 			now: 101 * second, code: CodeRequested, until: (100 * second).Add(targetPatience), term: 8,
 		},
 		{
+			name: "a restart that the last holder did not live to carry out moves nothing",
+			snap: with(vacant(clean), func(s *Snapshot) {
+				s.Request, s.RequestVer, s.Controllers = &Request{Op: OpRestart, To: "ctl-a", Term: 7}, 5, []Controller{{Name: "ctl-a", State: StateReady}}
+			}),
+			now: 101 * second, code: CodeClaim, claim: true, term: 8,
+		},
+		{
 			name: "a request names another, which never came",
 			snap: with(vacant(clean), func(s *Snapshot) {
 				s.Request, s.RequestVer, s.Controllers = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-c", State: StateReady}}
@@ -469,6 +476,10 @@ func TestDecideHolder(t *testing.T) {
 		{"switchover of another term", ask(Request{Op: "switchover", Term: 6}), CodeVoidRequest},
 		{"failover during the reign", ask(Request{Op: OpFailover, Term: 7, To: "ctl-b", Force: true}), CodeVoidRequest},
 		{"failover that led to this reign", ask(Request{Op: OpFailover, Term: 6, To: "ctl-a", Force: true}), CodeVoidRequest},
+		{"restart", ask(Request{Op: OpRestart, Term: 7}), CodeRestart},
+		{"restart by name", ask(Request{Op: OpRestart, Term: 7, To: "ctl-a"}), CodeRestart},
+		{"restart of another", ask(Request{Op: OpRestart, Term: 7, To: "ctl-b"}), CodeVoidRequest},
+		{"restart in another term", ask(Request{Op: OpRestart, Term: 6}), CodeVoidRequest},
 		{"switchover to one on standby", standing, CodeVoidRequest},
 		{"switchover to anybody, and only one on standby is ready", noneLeft, CodeVoidRequest},
 		{"the holder itself is banned: it keeps what it has", selfStanding, CodeContinue},

@@ -877,6 +877,11 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 			return CodeContinue // the role key is being bound to a new lease; the next renewal shows the outcome
 		}
 		t.lose(&Ending{Code: CodeLost, Why: d.Why})
+	case CodeRestart:
+		if t.carriesOut(d) {
+			break
+		}
+		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
 	case CodePlanned:
 		t.end(&Ending{Code: CodePlanned, Why: d.Why})
 	case CodeVoidRequest:

@@ -403,6 +403,7 @@ func (c Controller) Encode() []byte { return mustJSON(c) }
 const (
 	OpSwitchover = "switchover" // the active stops, then another takes over
 	OpFailover   = "failover"   // nobody is active, and To may take over
+	OpRestart    = "restart"    // the active stops and starts its controller again, in the same reign
 )
 
 // Request asks for a planned move, or for a failover to a controller that would not take over by
@@ -421,6 +422,9 @@ type Request struct {
 	// the consequences.
 	Force bool `json:"force,omitempty"`
 }
+
+// moves reports whether r asks for another to become active. Nobody but the holder acts on others.
+func (r *Request) moves() bool { return r != nil && r.Op != OpRestart }
 
 // Encode returns r as one line of JSON.
 func (r Request) Encode() []byte { return mustJSON(r) }
@@ -456,10 +460,30 @@ type History struct {
 	OutageAtMost  bool `json:"outage_at_most,omitempty"`
 	OutageAtLeast bool `json:"outage_at_least,omitempty"`
 
+	// Restarts are those of the controller during the reign, the latest last; a few are kept.
+	Restarts []Restart `json:"restarts,omitempty"`
+
 	Ended     time.Time `json:"ended,omitzero"`
 	EndedBy   string    `json:"ended_by,omitempty"`      // why it ended
 	EndDetect Millis    `json:"end_detect_ms,omitempty"` // first sign of the fault → stop begun; not in the Outage of the next reign
 	EndStop   Millis    `json:"end_stop_ms,omitempty"`   // stop begun → tree confirmed gone
+}
+
+// Restart is a restart of the controller in place.
+type Restart struct {
+	At     time.Time `json:"at"` // when it served again
+	Why    string    `json:"why"`
+	Outage Millis    `json:"outage_ms"` // from its end, or the first sign of its failure
+}
+
+// restartsKept bounds [History.Restarts].
+const restartsKept = 20
+
+// Restarted adds a restart. A reign that serves again has not ended.
+func (h *History) Restarted(r Restart) {
+	h.Ended, h.EndedBy, h.EndDetect, h.EndStop = time.Time{}, "", 0, 0
+	h.Restarts = append(h.Restarts, r)
+	h.Restarts = h.Restarts[max(0, len(h.Restarts)-restartsKept):]
 }
 
 // Encode returns h as one line of JSON.

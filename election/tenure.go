@@ -53,6 +53,7 @@ type Tenure struct {
 	asked    map[string]Controller // who must promise: everybody who may be on the list in the store
 	written  string                // the list as last written
 
+	restart    func(HolderDecision) bool
 	rebound    func()
 	save       func(Held) error
 	publishing bool // a write of the role key is under way
@@ -293,6 +294,23 @@ func (t *Tenure) OnVoid(f func(HolderDecision)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.voided = f
+}
+
+// OnRestart sets the function that is called with a request for a restart in place whenever it is
+// read, and returns whether the request is still to be carried out. When it is not, the request is
+// removed. It must not block.
+func (t *Tenure) OnRestart(f func(HolderDecision) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.restart = f
+}
+
+// carriesOut hands a request for a restart over, and reports whether it is still to be carried out.
+func (t *Tenure) carriesOut(d HolderDecision) bool {
+	t.mu.Lock()
+	f := t.restart
+	t.mu.Unlock()
+	return f != nil && f(d)
 }
 
 // Snapshot returns what was last read from the store during the reign.

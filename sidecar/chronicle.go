@@ -92,6 +92,11 @@ func (c *chronicle) began(ctx context.Context, h election.History) (election.His
 	if !ok || began.Term != h.Term {
 		return h, nil
 	}
+	for _, again := range h.Restarts { // some were written before
+		if n := len(began.Restarts); n == 0 || again.At.After(began.Restarts[n-1].At) {
+			began.Restarts = append(began.Restarts, again)
+		}
+	}
 	began.Ended, began.EndedBy, began.EndDetect, began.EndStop = h.Ended, h.EndedBy, h.EndDetect, h.EndStop
 	return began, nil
 }

@@ -53,7 +53,7 @@ func (s *Sidecar) lead(ctx context.Context, t *election.Tenure) (end election.En
 		log.Info().Str("reason", end.Reason).Bool("failed_here", end.Yield).Msg("the reign has ended")
 	}()
 
-	r := &reign{Sidecar: s, tenure: t, history: election.History{
+	r := &reign{Sidecar: s, tenure: t, restarter: newRestarter(), history: election.History{
 		Term: t.Term, From: t.Previous.Controller, To: s.cfg.Name, Reason: t.Reason, Clean: t.Previous.Clean || t.Previous.Term == 0,
 	}}
 	err := r.run(ctx)
@@ -106,13 +106,15 @@ type reign struct {
 	tenure  *election.Tenure
 	history election.History
 	// unproven: whether the controller is gone is unknown, and its last deadline has passed.
-	unproven bool
-	unwell   atomic.Bool      // the latest health verdict
-	starting sync.WaitGroup   // what waits for the controller to be ready
-	served   bool             // the controller served, in this process or an earlier one
-	kept     bool             // the controller was left running for a later process
-	stranded int              // starts in place because no other candidate could take over
-	failed   election.Instant // when the first sign of the fault that ended the reign was seen; zero: unknown
+	unproven  bool
+	unwell    atomic.Bool    // the latest health verdict
+	starting  sync.WaitGroup // what waits for the controller to be ready
+	served    bool           // the controller served, in this process or an earlier one
+	kept      bool           // the controller was left running for a later process
+	stranded  int            // starts in place because no other candidate could take over
+	restarter *restarter
+	downSince election.Instant // when the controller last stopped serving, or the first sign of that was seen
+	failed    election.Instant // when the first sign of the fault that ended the reign was seen; zero: unknown
 }
 
 // run returns why the reign ended: an [*election.Ending] if the lease or an operator ended it, else
@@ -120,6 +122,7 @@ type reign struct {
 func (r *reign) run(ctx context.Context) (err error) {
 	var env []string
 	adopt := r.tenure.Resumed
+	r.takeRestarts()
 	if !adopt {
 		if env, err = r.fence(ctx); err != nil {
 			return err
@@ -139,11 +142,18 @@ func (r *reign) run(ctx context.Context) (err error) {
 	}
 	for {
 		err := r.serve(ctx, env, adopt)
-		if ctx.Err() != nil || r.unproven || superseded(err) || !r.again(ctx, adopt) {
+		asked := restarted(err)
+		if cause := ending(ctx); asked != nil && cause != nil {
+			return cause // the reign ends, too, and nothing has failed
+		}
+		if ctx.Err() != nil || r.unproven || superseded(err) || asked == nil && !r.again(ctx, adopt) {
 			return err
 		}
 		r.cfg.Log.Warn().Uint64("term", uint64(r.tenure.Term)).Str("reason", err.Error()).Msg("restarting the controller in place")
-		r.enter(election.StateStarting, "restart in place: "+err.Error())
+		if asked == nil {
+			err = fmt.Errorf("restart in place: %w", err)
+		}
+		r.enter(election.StateStarting, err.Error())
 		adopt = false
 	}
 }
@@ -391,10 +401,14 @@ func (r *reign) publish(ctx context.Context) error {
 	if !r.served { // otherwise it was restarted in place
 		r.board.takeover(r.tenure.Reason)
 	}
+	if r.served && r.downSince != 0 {
+		r.servesAgain()
+	} else {
+		r.history.When = time.Now().UTC()
+		outage(&r.history, r.tenure, r.tenure.Timing(), r.board.lookingSince(), r.cfg.Clock())
+	}
 	r.served = true
 	_ = r.save(r.tenure.Held())
-	r.history.When = time.Now().UTC()
-	outage(&r.history, r.tenure, r.tenure.Timing(), r.board.lookingSince(), r.cfg.Clock())
 	r.writeHistory()
 	return nil
 }
@@ -492,6 +506,9 @@ func (r *reign) watch(ctx context.Context) error {
 			failure, unwell = &unhealthyError{"the controller is unhealthy: " + sick.detail}, true
 			r.failed = r.cfg.Clock().Add(-max(0, time.Since(sick.since)))
 		case failure = <-behind:
+		case request := <-r.restarter.asked:
+			r.restarter.begin()
+			return &restartError{request}
 		}
 		if r.failed == 0 {
 			r.failed = r.cfg.Clock()
@@ -603,7 +620,9 @@ func (r *reign) stop(ctx context.Context, why error) {
 	}
 	r.enter(election.StateStopping, why.Error())
 	begun := r.cfg.Clock()
+	r.downSince = begun
 	if r.failed != 0 {
+		r.downSince = r.failed
 		r.history.EndDetect = election.ToMillis(begun.Sub(r.failed))
 	}
 	// The elector renews until the reign has ended, and each renewal moves the guard's deadline, so
@@ -644,7 +663,8 @@ func (r *reign) stop(ctx context.Context, why error) {
 // drained, and no drain exceeds what the lease allows.
 func (r *reign) drain(why error) {
 	var e *election.Ending
-	if !errors.As(why, &e) || e.Code != election.CodePlanned && e.Code != election.CodeShutdown {
+	planned := errors.As(why, &e) && (e.Code == election.CodePlanned || e.Code == election.CodeShutdown)
+	if !planned && restarted(why) == nil {
 		return
 	}
 	if r.tenure.State() != election.StateStopping {

@@ -16,14 +16,14 @@ import (
 func cancelCommand() *cobra.Command {
 	var a access
 	cmd := &cobra.Command{
-		Use: "cancel", Short: "Cancel a switchover that has been requested and has not begun", Args: noArgs,
+		Use: "cancel", Short: "Cancel a request, such as a switchover, that has not begun", Args: noArgs,
 		Example: "  tanist cancel -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
 				snap := r.snap
 				out := cmd.OutOrStdout()
 				if snap.RequestVer == 0 {
-					fmt.Fprintln(out, "no switchover is requested in "+r.cluster)
+					fmt.Fprintln(out, "nothing is requested in "+r.cluster)
 					return nil
 				}
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)

@@ -145,6 +145,9 @@ func (d *description) table(out io.Writer, now time.Time) {
 	if len(d.Reigns) > 0 {
 		fmt.Fprintln(out, "\n Its latest reigns:")
 		historyTable(out, d.Reigns, d.Reigns)
+		for _, again := range d.Reigns[0].Restarts {
+			fmt.Fprintf(out, " %s  %s\n", again.At.Local().Format(time.DateTime), restartWords(d.Reigns[0], again))
+		}
 	}
 }
 

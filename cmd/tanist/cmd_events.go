@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -102,11 +103,19 @@ func pastEvents(history []election.History) []event {
 			text += fmt.Sprintf(" (outage %s)", millis(h.Outage))
 		}
 		all = append(all, event{h.When, "serving", h.To, h.Term, text})
+		for _, again := range h.Restarts {
+			all = append(all, event{again.At, "restarted-in-place", h.To, h.Term, restartWords(h, again)})
+		}
 		if !h.Ended.IsZero() {
 			all = append(all, event{h.Ended, "ended", h.To, h.Term, fmt.Sprintf("%s's reign ended, term %d%s", clean(h.To), h.Term, because(h.EndedBy))})
 		}
 	}
 	return all
+}
+
+// restartWords describes a restart of the controller during a reign.
+func restartWords(h election.History, again election.Restart) string {
+	return fmt.Sprintf("%s was restarted in place, term %d%s (outage %s)", clean(h.To), h.Term, because(strings.TrimPrefix(again.Why, "restart in place ")), millis(again.Outage))
 }
 
 // scene is a state to compare with the previous one.
