@@ -142,6 +142,8 @@ type Snapshot struct {
 	Standbys      Standbys
 	StandbyVer    Version
 	StandbyBad    error // the standby key exists and is unreadable; Standbys is then empty
+	Dead          *Dead // an operator's certificate; nil: none, or unreadable
+	DeadBad       error // the dead key exists and is unreadable
 	Heir          *Heir // the passive that is ready to be handed the reign; nil: none, or unreadable
 	HeirVersion   Version
 	Origin        Origin

@@ -35,7 +35,7 @@ func ClusterOf(name string, s Snapshot) ClusterRecord {
 		Cluster: name, Term: s.Breadcrumb.Term, Active: s.Active, Controllers: s.Controllers, Agents: []Agent{},
 		Pause: s.Pause, Request: s.Request, Standby: s.Standbys,
 	}
-	for _, bad := range []error{s.ActiveBad, s.TermBad, s.RequestBad, s.PauseBad, s.StandbyBad} {
+	for _, bad := range []error{s.ActiveBad, s.TermBad, s.RequestBad, s.PauseBad, s.StandbyBad, s.DeadBad} {
 		if bad != nil {
 			c.Problems = append(c.Problems, bad.Error())
 		}

@@ -220,6 +220,7 @@ const (
 	CodeStandby     Code = "standby"          // an operator does not want this controller to become active
 	CodeHoldOff     Code = "hold-off"         // gave the lease up recently
 	CodePriority    Code = "priority"         // another fit passive has a higher priority
+	CodeDead        Code = "confirmed-dead"   // an operator confirmed that the holder is dead
 	CodeStranger    Code = "stranger"         // the role key exists but is bound to no lease
 	CodeUnreadable  Code = "unreadable"       // the role key is unreadable
 	CodePromised    Code = "promised"         // promised a holder without a store not to claim
@@ -249,10 +250,12 @@ type Decision struct {
 	Silent    Version // for a claim on silence: the precondition on the beat key
 	Term      Term    // the term to claim
 	NotBefore Instant // the controller must not be started earlier, because an old holder may still act
+	Owed      Instant // NotBefore as far as holders before the last one are concerned
 	Forced    bool    // an operator forced it
+	Confirmed string  // the operator who confirmed that the last holder is dead; empty: it was waited out
 	Reason    string  // why the reign begins
 
-	Remove bool    // remove the role key, which a stranger wrote, if it is still as it was read; then read again
+	Remove bool    // remove the role key, of a stranger or of a holder that is confirmed dead, if it is still as it was read; then read again
 	Until  Instant // decide again then, at the latest; zero: at the next hint or re-read
 }
 
@@ -300,7 +303,7 @@ func Decide(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, no
 		return decideHeld(d, self, timing, snap, seen, now, wait, named && request.Force)
 	}
 
-	if !crumb.Clean && now < seen.ListenTill {
+	if _, gone := snap.certified(crumb); !gone && !crumb.Clean && now < seen.ListenTill {
 		return wait(CodeListening, seen.ListenTill, "the store was away, and %s may have continued without it", or(crumb.Controller, "the last holder"))
 	}
 
@@ -343,11 +346,16 @@ func (d Decision) claimVacant(self Self, timing Timing, snap Snapshot, seen Sigh
 	crumb, forced := snap.Breadcrumb, d.Reason
 	d.Code, d.Claim, d.Why = CodeClaim, true, "the role key is absent"
 	d.NotBefore = seen.dueAfter(now)
+	d.Owed = d.NotBefore
+	dead, certified := snap.certified(crumb)
+	certified = certified && crumb.Term >= seen.Term && !crumb.Clean
 	switch {
 	case crumb.Term == 0 && seen.Term == 0 && snap.TermBad == nil:
 		d.Reason = firstReason
 	case crumb.Clean && crumb.Term >= seen.Term:
 		d.Reason = crumb.Reason
+	case certified:
+		d.Reason, d.Confirmed = dead.words(), dead.By
 	case crumb.Nonce != "" && crumb.Nonce == self.Undone:
 		// Our own reign is undone; only its release was not acknowledged.
 		d.Reason = "lease lost by " + self.Name
@@ -358,7 +366,7 @@ func (d Decision) claimVacant(self Self, timing Timing, snap Snapshot, seen Sigh
 	if d.Forced {
 		d.Reason = forced
 	}
-	if released := crumb.Clean && crumb.Term >= seen.Term; released || d.Forced {
+	if released := crumb.Clean && crumb.Term >= seen.Term; released || certified || d.Forced {
 		return d
 	}
 	return d.entitled(self, seen.Heirs, or(crumb.Controller, "the last holder"))
@@ -409,6 +417,11 @@ func decideHeld(d Decision, self Self, timing Timing, snap Snapshot, seen Sighti
 		return wait(CodeUnreadable, 0, "%v", snap.ActiveBad)
 	}
 	holder := snap.Active.Controller
+	if dead, gone := snap.certified(snap.Breadcrumb); gone && holder == dead.Controller && self.Name != holder {
+		d = wait(CodeDead, 0, "%s confirmed that %s is dead", dead.By, holder)
+		d.Remove = true
+		return d
+	}
 	if snap.Beat == 0 || !beats(timing, snap.Breadcrumb) {
 		return wait(CodeHeld, 0, "%s holds the lease, term %d", holder, snap.Active.Term)
 	}
@@ -423,6 +436,7 @@ func decideHeld(d Decision, self Self, timing Timing, snap Snapshot, seen Sighti
 		}
 	}
 	d.Code, d.Claim, d.Silent, d.NotBefore = CodeClaim, true, snap.Beat, seen.dueAfter(now)
+	d.Owed = d.NotBefore
 	d.Why = fmt.Sprintf("%s has been silent for %v", holder, now.Sub(seen.BeatAt).Round(time.Millisecond))
 	d.Reason = fmt.Sprintf("%s went silent", holder)
 	if force {
@@ -554,6 +568,13 @@ type HolderDecision struct {
 // not stop for a dead one.
 const heirPatience = 3 * time.Second
 
+// confirmedDead reports whether an operator confirmed that the holder of term is dead, though it reads
+// this.
+func confirmedDead(snap Snapshot, term Term) bool {
+	dead, gone := snap.certified(snap.Breadcrumb)
+	return gone && dead.Term == term
+}
+
 // DecideHolder returns what a snapshot means for a reign. It is pure.
 func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sightings, now Instant) HolderDecision {
 	switch {
@@ -564,6 +585,8 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 			return HolderDecision{Code: CodeLost, Why: fmt.Sprintf("the role key is %s's, term %d", snap.Active.Controller, snap.Active.Term)}
 		}
 		return HolderDecision{Code: CodeLost, Why: "the role key was overwritten"}
+	case confirmedDead(snap, term):
+		return HolderDecision{Code: CodeDead, Why: fmt.Sprintf("%s confirmed that %s is dead, and others act on it", snap.Dead.By, self.Name)}
 	case snap.Request == nil && snap.RequestVer != 0:
 		return HolderDecision{Code: CodeVoidRequest, Why: "the request key is unreadable", Request: &Request{Term: term, By: "unknown"}}
 	case snap.Request == nil || snap.Pause != nil:

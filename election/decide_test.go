@@ -47,6 +47,19 @@ func TestDecide(t *testing.T) {
 	unreadable.Active, unreadable.ActiveBad = nil, errBad{}
 	with := func(s Snapshot, f func(*Snapshot)) Snapshot { f(&s); return s }
 	as := func(f func(*Self)) Self { s := me; f(&s); return s }
+	reigned := unclean // by a holder that an operator can confirm to be dead
+	reigned.Nonce = "n7"
+	dead := func(s Snapshot, f ...func(*Dead)) Snapshot {
+		d := Dead{Controller: "ctl-a", Term: 7, Nonce: "n7", Record: 9, By: "ana"}
+		for _, change := range f {
+			change(&d)
+		}
+		s.Dead = &d
+		return s
+	}
+	waits := (100 * second).Add(Outlast(4 * time.Second))
+	heldBy7 := held("ctl-a", 7, 0)
+	heldBy7.Breadcrumb = reigned
 
 	// The snapshot is first seen at 100 s. The decision is made at now.
 	for _, c := range []struct {
@@ -158,7 +171,7 @@ func TestDecide(t *testing.T) {
 		{
 			name: "a restart that the last holder did not live to carry out moves nothing",
 			snap: with(vacant(clean), func(s *Snapshot) {
-				s.Request, s.RequestVer, s.Controllers = &Request{Op: OpRestart, To: "ctl-a", Term: 7}, 5, []Controller{{Name: "ctl-a", State: StateReady}}
+				s.Request, s.RequestVer, s.Controllers = &Request{Op: OpRestart, To: "ctl-a", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-a", State: StateReady}}
 			}),
 			now: 101 * second, code: CodeClaim, claim: true, term: 8,
 		},
@@ -210,6 +223,37 @@ func TestDecide(t *testing.T) {
 			name: "another is on standby", snap: with(vacant(clean), func(s *Snapshot) { s.Standbys = Standbys{"ctl-a": {By: "ana"}} }), now: 200 * second,
 			code: CodeClaim, claim: true, term: 8,
 		},
+		{name: "a holder that is confirmed dead", snap: dead(vacant(reigned)), now: 101 * second, code: CodeClaim, claim: true, term: 8},
+		{
+			name: "a holder that is confirmed dead does not pay for those before it", snap: dead(vacant(owing(reigned, 3*time.Second))), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: (100 * second).Add(Outlast(3 * time.Second)),
+		},
+		{
+			name: "a holder that is confirmed dead did not list this one",
+			snap: dead(vacant(func() Breadcrumb { b := reigned; b.Heirs = "ctl-a,ctl-c"; return b }())), now: 101 * second, code: CodeClaim, claim: true, term: 8,
+		},
+		{
+			name: "confirmed dead, but the record was written since", snap: dead(vacant(reigned), func(d *Dead) { d.Record = 8 }), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: waits,
+		},
+		{
+			name: "another reign of it is confirmed dead", snap: dead(vacant(reigned), func(d *Dead) { d.Nonce = "n5" }), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: waits,
+		},
+		{
+			name: "a certificate without a reign", snap: dead(vacant(unclean), func(d *Dead) { d.Nonce = "" }), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: waits,
+		},
+		{
+			name: "another is confirmed dead", snap: dead(vacant(reigned), func(d *Dead) { d.Controller = "ctl-c" }), now: 101 * second,
+			code: CodeClaim, claim: true, term: 8, notBefore: waits,
+		},
+		{name: "a holder that is confirmed dead loses its lease at once", snap: dead(heldBy7), now: 101 * second, code: CodeDead, term: 8},
+		{name: "a holder of another reign keeps it", snap: dead(heldBy7, func(d *Dead) { d.Nonce = "n5" }), now: 101 * second, code: CodeHeld, term: 8},
+		{
+			name: "a certificate in a pause", snap: dead(with(heldBy7, func(s *Snapshot) { s.Pause = &Pause{By: "ana"} })), now: 101 * second,
+			code: CodePaused, term: 8,
+		},
 		{name: "hold-off after yielding", snap: vacant(clean), now: 101 * second, holdOff: 130 * second, code: CodeHoldOff, until: 130 * second, term: 8},
 		{
 			name: "a planned move to anybody ends the hold-off",
@@ -248,8 +292,8 @@ func TestDecide(t *testing.T) {
 			if d.Why == "" {
 				t.Error("a decision without a reason")
 			}
-			if d.Remove != (c.code == CodeStranger) {
-				t.Error("only a stranger's key is removed")
+			if d.Remove != (c.code == CodeStranger || c.code == CodeDead) {
+				t.Error("only the key of a stranger or of the dead is removed")
 			}
 		})
 	}
@@ -452,6 +496,12 @@ func TestDecideHolder(t *testing.T) {
 	noneLeft.Standbys = standing.Standbys
 	selfStanding := held("ctl-a", 7, 0)
 	selfStanding.Standbys = Standbys{"ctl-a": {By: "ana", Ban: true}}
+	dead := held("ctl-a", 7, 0)
+	dead.Breadcrumb.Nonce, dead.Breadcrumb.Mode = "n7", ModeStore
+	dead.Dead = &Dead{Controller: "ctl-a", Term: 7, Nonce: "n7", Record: 9, By: "ana"}
+	void := dead
+	void.TermVersion = 10
+	dead.Pause = &Pause{By: "ana"}
 	paused := ask(Request{Op: "switchover", Term: 7})
 	paused.Pause = &Pause{By: "ana"}
 	for _, c := range []struct {
@@ -476,6 +526,8 @@ func TestDecideHolder(t *testing.T) {
 		{"switchover of another term", ask(Request{Op: "switchover", Term: 6}), CodeVoidRequest},
 		{"failover during the reign", ask(Request{Op: OpFailover, Term: 7, To: "ctl-b", Force: true}), CodeVoidRequest},
 		{"failover that led to this reign", ask(Request{Op: OpFailover, Term: 6, To: "ctl-a", Force: true}), CodeVoidRequest},
+		{"confirmed dead, even in a pause", dead, CodeDead},
+		{"a certificate of a record before", void, CodeContinue},
 		{"restart", ask(Request{Op: OpRestart, Term: 7}), CodeRestart},
 		{"restart by name", ask(Request{Op: OpRestart, Term: 7, To: "ctl-a"}), CodeRestart},
 		{"restart of another", ask(Request{Op: OpRestart, Term: 7, To: "ctl-b"}), CodeVoidRequest},

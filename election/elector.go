@@ -433,7 +433,7 @@ func (e *Elector) crumb(self Self, term Term, nonce, reason string) Breadcrumb {
 // tenure returns a reign that begins.
 func (e *Elector) tenure(crumb Breadcrumb, record Active, lease LeaseID, proof Proof, notBefore Instant, previous Breadcrumb) *Tenure {
 	return &Tenure{
-		Term: crumb.Term, NotBefore: notBefore, Reason: crumb.Reason, Previous: previous, Seen: e.seen,
+		Term: crumb.Term, notBefore: notBefore, owedBefore: notBefore, paid: make(chan struct{}), Reason: crumb.Reason, Previous: previous, Seen: e.seen,
 		backend: e.Backend, clock: e.Clock, raw: e.Raw, timing: e.Timing, crumb: crumb, record: record, lease: lease, origin: e.seen.store(),
 		until: proof.sent.Add(e.Timing.Validity), onStoreLoss: e.OnStoreLoss, ask: e.Ask,
 	}
@@ -528,7 +528,7 @@ func (e *Elector) resumeAlone(ctx context.Context, h Held) *Tenure {
 // resumed returns a reign that is taken up, not valid yet.
 func (e *Elector) resumed(h Held, timing Timing, crumb Breadcrumb, record Active, in Origin) *Tenure {
 	t := &Tenure{
-		Term: h.Term, NotBefore: h.NotBefore, Reason: h.Reason, Previous: h.Previous, Seen: e.seen, Resumed: true,
+		Term: h.Term, notBefore: h.NotBefore, owedBefore: h.NotBefore, paid: make(chan struct{}), Reason: h.Reason, Previous: h.Previous, Seen: e.seen, Resumed: true,
 		backend: e.Backend, clock: e.Clock, raw: e.Raw, timing: timing, crumb: crumb, record: record, lease: h.Lease, origin: in,
 		onStoreLoss: e.OnStoreLoss, ask: e.Ask, written: h.Listed, asked: map[string]Controller{},
 	}
@@ -593,7 +593,9 @@ func (e *Elector) claim(ctx context.Context, self Self, snap Snapshot, d Decisio
 		return nil, claimErr
 	}
 	e.seen.Term = max(e.seen.Term, d.Term)
-	return e.tenure(crumb, record, lease, claimed(sent), d.NotBefore, snap.Breadcrumb), nil
+	t := e.tenure(crumb, record, lease, claimed(sent), d.NotBefore, snap.Breadcrumb)
+	t.owedBefore, t.confirmed = d.Owed, d.Confirmed
+	return t, nil
 }
 
 // unbound returns a lease to claim with: the spare one, or a new one.
@@ -865,6 +867,7 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 	e.seen = e.seen.Observe(snap, now)
 	e.note()
 	t.see(snap)
+	t.pay(snap.Dead)
 	lease := t.LeaseID()
 	if snap.ActiveLease == lease {
 		t.keepTermRecord(ctx, snap, max(e.seen.Term, snap.outlived()))
@@ -876,6 +879,8 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 		if ours && t.mayRebind() || t.LeaseID() != lease {
 			return CodeContinue // the role key is being bound to a new lease; the next renewal shows the outcome
 		}
+		t.lose(&Ending{Code: CodeLost, Why: d.Why})
+	case CodeDead:
 		t.lose(&Ending{Code: CodeLost, Why: d.Why})
 	case CodeRestart:
 		if t.carriesOut(d) {

@@ -88,7 +88,7 @@ func TestInherit(t *testing.T) {
 			if tenure == nil {
 				return
 			}
-			if tenure.ValidUntil() != c.from.Add(timing.Validity) || tenure.Term != 8 || tenure.NotBefore != 0 || tenure.Reason != "switchover (ana)" ||
+			if tenure.ValidUntil() != c.from.Add(timing.Validity) || tenure.Term != 8 || tenure.NotBefore() != 0 || tenure.Reason != "switchover (ana)" ||
 				!tenure.Previous.Clean || tenure.Previous.Controller != "a" || tenure.LeaseID() != "l1" {
 				t.Errorf("%+v, valid until %v", tenure, tenure.ValidUntil())
 			}

@@ -29,6 +29,8 @@ const (
 	PauseKey = "pause"
 	// StandbyKey is the [Standbys], permanent: who must not become active.
 	StandbyKey = "standby"
+	// DeadKey is an operator's [Dead], permanent. Only the latest is kept.
+	DeadKey = "dead"
 )
 
 // Prefixes of the keys that exist once per controller, agent, tanist vip or term.

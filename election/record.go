@@ -448,11 +448,13 @@ type History struct {
 	From   string    `json:"from"` // the previous holder; empty for the first
 	To     string    `json:"to"`
 	Reason string    `json:"reason"`
-	Clean  bool      `json:"clean"`     // the previous reign ended clean
-	Wait   Millis    `json:"wait_ms"`   // wait for the previous holder's validity
-	Fence  Millis    `json:"fence_ms"`  // begin, drain and open at the repository
-	Start  Millis    `json:"start_ms"`  // process started → startup port answers
-	Outage Millis    `json:"outage_ms"` // see OutageAtMost
+	Clean  bool      `json:"clean"` // the previous reign ended clean
+	// ConfirmedBy is the operator who confirmed that the previous holder was dead (see [Dead]).
+	ConfirmedBy string `json:"confirmed_by,omitempty"`
+	Wait        Millis `json:"wait_ms"`   // wait for the previous holder's validity
+	Fence       Millis `json:"fence_ms"`  // begin, drain and open at the repository
+	Start       Millis `json:"start_ms"`  // process started → startup port answers
+	Outage      Millis `json:"outage_ms"` // see OutageAtMost
 	// OutageAtMost: the old holder vanished, so Outage counts from the earliest moment at which it
 	// may have stopped. OutageAtLeast: the new holder did not see the end of the old one, so Outage
 	// counts from its first look. Otherwise Outage counts from when the old holder was seen to stop

@@ -8,7 +8,7 @@ import (
 
 // SnapshotKeys returns the keys of a [Snapshot], except those with [ControllerPrefix].
 func SnapshotKeys() []string {
-	return []string{ActiveKey, BeatKey, TermKey, RequestKey, PauseKey, HeirKey, StandbyKey}
+	return []string{ActiveKey, BeatKey, TermKey, RequestKey, PauseKey, HeirKey, StandbyKey, DeadKey}
 }
 
 // SnapshotOf builds a snapshot from the entries that a store read. Those of controllers must be in
@@ -51,6 +51,12 @@ func SnapshotOf(entries []Entry) Snapshot {
 			s.StandbyVer = e.Version
 			if s.Standbys, err = DecodeStandbys(e.Value); err != nil {
 				s.StandbyBad = unreadable(e, err) // a value that names nobody must not keep everybody from taking over
+			}
+		case DeadKey:
+			if d, err := DecodeDead(e.Value); err != nil {
+				s.DeadBad = unreadable(e, err)
+			} else {
+				s.Dead = &d
 			}
 		case HeirKey:
 			s.HeirVersion = e.Version

@@ -15,12 +15,11 @@ import (
 // Tenure is a held lease, as its holder sees it. It is valid until s+V, by the local clock alone.
 // All methods may be called from any goroutine.
 type Tenure struct {
-	Term      Term
-	NotBefore Instant    // nothing may be started or handed over earlier, because of the reign's debt; zero: none
-	Reason    string     // why the reign began
-	Previous  Breadcrumb // the previous reign, as it was when this one was claimed
-	Seen      Sightings  // what the candidate had seen when it claimed
-	Resumed   bool       // begun by an earlier process of this sidecar
+	Term     Term
+	Reason   string     // why the reign began
+	Previous Breadcrumb // the previous reign, as it was when this one was claimed
+	Seen     Sightings  // what the candidate had seen when it claimed
+	Resumed  bool       // begun by an earlier process of this sidecar
 
 	backend Backend
 	clock   Clock
@@ -38,20 +37,26 @@ type Tenure struct {
 	elsewhere atomic.Bool // another store has answered
 	repairAt  Instant     // the term record is not repaired again before; only watchReign uses it
 
-	mu       sync.Mutex
-	lease    LeaseID
-	record   Active
-	until    Instant // s+V of the last acknowledged renewal
-	over     bool    // sticky: the validity has ended, or the lease is lost
-	extended func(Instant)
-	snapshot Snapshot
-	voided   func(HolderDecision)
-	renewals uint64
-	failures uint64
-	lastErr  error
-	alone    bool                  // continues without the store
-	asked    map[string]Controller // who must promise: everybody who may be on the list in the store
-	written  string                // the list as last written
+	paid chan struct{} // closed when an operator has confirmed that the previous holder is dead
+
+	mu sync.Mutex
+	// Nothing may be started or handed over before notBefore, because of the reign's debt; zero:
+	// there is none. owedBefore is that of holders before the previous one.
+	notBefore, owedBefore Instant
+	confirmed             string // the operator who confirmed that the previous holder is dead
+	lease                 LeaseID
+	record                Active
+	until                 Instant // s+V of the last acknowledged renewal
+	over                  bool    // sticky: the validity has ended, or the lease is lost
+	extended              func(Instant)
+	snapshot              Snapshot
+	voided                func(HolderDecision)
+	renewals              uint64
+	failures              uint64
+	lastErr               error
+	alone                 bool                  // continues without the store
+	asked                 map[string]Controller // who must promise: everybody who may be on the list in the store
+	written               string                // the list as last written
 
 	restart    func(HolderDecision) bool
 	rebound    func()
@@ -95,7 +100,7 @@ func (t *Tenure) Held() Held {
 	defer t.mu.Unlock()
 	return Held{
 		Term: t.Term, Lease: t.lease, Incarnation: t.crumb.Incarnation, Nonce: t.crumb.Nonce, Reason: t.Reason, Previous: t.Previous,
-		Record: t.record, Timing: t.timing, NotBefore: t.NotBefore, Origin: t.origin, Listed: t.written,
+		Record: t.record, Timing: t.timing, NotBefore: t.notBefore, Origin: t.origin, Listed: t.written,
 		Asked: slices.SortedFunc(maps.Values(t.asked), func(a, b Controller) int { return strings.Compare(a.Name, b.Name) }),
 	}
 }
@@ -131,10 +136,41 @@ func (t *Tenure) LeaseID() LeaseID {
 
 // owed returns how long a holder before this reign may still act.
 func (t *Tenure) owed() time.Duration {
-	if t.NotBefore == 0 {
+	due := t.NotBefore()
+	if due == 0 {
 		return 0
 	}
-	return max(0, t.NotBefore.Sub(t.clock()))
+	return max(0, due.Sub(t.clock()))
+}
+
+// NotBefore returns when the debt of the reign ends: nothing may be started or handed over earlier.
+// Zero: there is none.
+func (t *Tenure) NotBefore() Instant {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.notBefore
+}
+
+// Paid is closed when [Tenure.NotBefore] has become earlier.
+func (t *Tenure) Paid() <-chan struct{} { return t.paid }
+
+// Confirmed returns the operator who confirmed that the previous holder is dead, or "".
+func (t *Tenure) Confirmed() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.confirmed
+}
+
+// pay takes a certificate in: the debt to the previous holder is paid, if it is about that one, and
+// what is owed to holders before it is not.
+func (t *Tenure) pay(dead *Dead) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.notBefore <= t.owedBefore || !dead.pays(t.Previous, t.Term) {
+		return
+	}
+	t.notBefore, t.confirmed = t.owedBefore, dead.By
+	close(t.paid)
 }
 
 // termRecord returns the term record of the reign, as it would be written now.
@@ -226,6 +262,9 @@ func (t *Tenure) rebind(ctx context.Context) (Proof, error) {
 		return Proof{}, err
 	}
 	b := snap.Breadcrumb
+	if _, dead := snap.certified(b); dead {
+		return Proof{}, ErrLost // others act on it
+	}
 	if !snap.Vacant() || snap.TermBad != nil || b.Of() != t.Term || b.Nonce != t.crumb.Nonce || b.Clean || !snap.Origin.continues(t.origin) {
 		return Proof{}, ErrLost
 	}

@@ -9,7 +9,7 @@ type Why string
 const (
 	WhyFirst      Why = "first"      // nobody had reigned before
 	WhySwitchover Why = "switchover" // an operator requested it
-	WhyForced     Why = "forced"     // an operator forced it
+	WhyForced     Why = "forced"     // an operator forced it, or confirmed that the holder before was dead
 	WhyFailed     Why = "failed"     // the controller before had failed
 	WhySilent     Why = "silent"     // the holder before went silent, or its lease ended
 	WhyEnded      Why = "ended"      // the sidecar before ended as planned
@@ -27,7 +27,7 @@ func WhyOf(reason string) Why {
 		return WhyFirst
 	case strings.HasPrefix(reason, "switchover ("):
 		return WhySwitchover
-	case strings.HasPrefix(reason, ForcedReason):
+	case strings.HasPrefix(reason, ForcedReason), strings.Contains(reason, deadReason):
 		return WhyForced
 	case strings.Contains(reason, " failed: "):
 		return WhyFailed

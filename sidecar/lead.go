@@ -214,17 +214,28 @@ func (r *reign) closeFence(ctx context.Context) {
 
 // waitOut waits until no earlier holder can be valid any more.
 func (r *reign) waitOut(ctx context.Context) error {
-	left := r.tenure.NotBefore.Sub(r.cfg.Clock())
-	if r.tenure.NotBefore == 0 || left <= 0 {
+	left := r.tenure.NotBefore().Sub(r.cfg.Clock())
+	if r.tenure.NotBefore() == 0 || left <= 0 {
 		return nil
 	}
-	r.history.Wait = election.ToMillis(left)
+	begun := r.cfg.Clock()
+	defer func() { r.history.Wait = election.ToMillis(r.cfg.Clock().Sub(begun)) }()
+	paid := r.tenure.Paid()
 	r.enter(election.StateStarting, fmt.Sprintf("%s; waiting %v until the old lease has certainly ended", r.tenure.Reason, left.Round(10*time.Millisecond)))
 	for left > 0 {
-		if !sleep(ctx, left) {
+		timer := time.NewTimer(left)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
 			return ending(ctx)
+		case <-timer.C:
+		case <-paid:
+			timer.Stop()
+			paid = nil
+			r.cfg.Log.Warn().Uint64("term", uint64(r.tenure.Term)).Str("by", r.tenure.Confirmed()).
+				Msg("an operator confirmed that the previous holder is dead; not waiting for it")
 		}
-		left = r.tenure.NotBefore.Sub(r.cfg.Clock())
+		left = r.tenure.NotBefore().Sub(r.cfg.Clock())
 	}
 	return nil
 }
@@ -408,6 +419,7 @@ func (r *reign) publish(ctx context.Context) error {
 		outage(&r.history, r.tenure, r.tenure.Timing(), r.board.lookingSince(), r.cfg.Clock())
 	}
 	r.served = true
+	r.history.ConfirmedBy = r.tenure.Confirmed()
 	_ = r.save(r.tenure.Held())
 	r.writeHistory()
 	return nil

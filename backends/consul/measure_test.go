@@ -192,8 +192,8 @@ func newWorld(t *testing.T, timing election.Timing) *world {
 // its validity, and what a kill may take after it, before the lease is given back: as the slowest
 // that the guard allows.
 func (h *candidate) lead(ctx context.Context, timing election.Timing, tenure *election.Tenure) election.End {
-	for election.BootClock() < tenure.NotBefore && ctx.Err() == nil {
-		nap(ctx, tenure.NotBefore.Sub(election.BootClock()))
+	for election.BootClock() < tenure.NotBefore() && ctx.Err() == nil {
+		nap(ctx, tenure.NotBefore().Sub(election.BootClock()))
 	}
 	ended := func() string { return context.Cause(ctx).Error() }
 	if ctx.Err() != nil {

@@ -161,6 +161,7 @@ func (s *Store) hint(ctx context.Context, hints chan election.Hint) {
 		{key: election.RequestKey},
 		{key: election.PauseKey},
 		{key: election.StandbyKey},
+		{key: election.DeadKey},
 		{key: election.ControllerPrefix, options: []clientv3.OpOption{clientv3.WithPrefix()}},
 	}
 	for failures := 0; ctx.Err() == nil; {

@@ -214,10 +214,10 @@ const never = election.Version(1 << 62)
 // examineRights attempts a write with a precondition that can't hold.
 func examineRights(ctx context.Context, s daemon.Store, c daemon.StoreConfig, add addFinding) {
 	who := map[string]string{
-		election.RequestKey: "switchover", election.PauseKey: "pause and resume", election.StandbyKey: "standby and ban", election.ControllerKey("tanist-doctor"): "sidecars", election.AgentKey("tanist-doctor"): "agentwatches",
+		election.RequestKey: "switchover", election.PauseKey: "pause and resume", election.StandbyKey: "standby and ban", election.DeadKey: "confirm-dead", election.ControllerKey("tanist-doctor"): "sidecars", election.AgentKey("tanist-doctor"): "agentwatches",
 		election.VIPKey(c.Name): "its status", election.HistoryKey(0): "the history",
 	}
-	keys := []string{election.RequestKey, election.PauseKey, election.StandbyKey, election.ControllerKey("tanist-doctor"), election.HistoryKey(0), election.AgentKey("tanist-doctor")}
+	keys := []string{election.RequestKey, election.PauseKey, election.StandbyKey, election.DeadKey, election.ControllerKey("tanist-doctor"), election.HistoryKey(0), election.AgentKey("tanist-doctor")}
 	switch {
 	case c.Agents:
 		keys = keys[len(keys)-1:]

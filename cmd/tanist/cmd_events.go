@@ -194,6 +194,9 @@ func changes(old, now scene) []event {
 		tell("resumed", "", 0, "the pause has ended")
 	}
 	standbyChanges(old.snap.Standbys, now.snap.Standbys, tell)
+	if was, is := old.snap.Dead, now.snap.Dead; is != nil && (was == nil || *was != *is) {
+		tell("confirmed-dead", is.Controller, is.Term, "%s confirmed that %s is dead, up to term %d%s", clean(is.By), clean(is.Controller), is.Term, because(is.Reason))
+	}
 	activeChanges(old.snap, now.snap, tell)
 	controllerChanges(old.snap, now.snap, tell)
 	vipHostChanges(old.vips, now.vips, tell)

@@ -79,7 +79,7 @@ func overlap(h election.History) string {
 	switch {
 	case h.From == "":
 		return "-" // there was none before
-	case strings.HasPrefix(h.Reason, election.ForcedReason):
+	case h.ConfirmedBy != "", strings.HasPrefix(h.Reason, election.ForcedReason):
 		return "?" // the operator has answered for it
 	case h.Clean:
 		return "0" // it was gone before the lease was released

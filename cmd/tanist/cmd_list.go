@@ -97,31 +97,39 @@ func serversUp(ctx context.Context, s daemon.Store) string {
 // leaseLeft asks the active's sidecar for the remaining validity of its lease, which only the
 // sidecar knows. It returns "2.1s/", or "" if the sidecar is unreachable from here.
 func leaseLeft(ctx context.Context, a *election.Active) string {
-	if a == nil || a.API == "" {
+	if a == nil {
 		return ""
 	}
-	api, err := election.ParseURL(a.API) // it comes from the store
+	s, ok := askSidecar(ctx, a.API, 300*time.Millisecond)
+	// From here, an address like 127.0.0.1 may belong to another sidecar.
+	if !ok || s.Incarnation != a.Incarnation || s.LeaseLeftMS <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1fs/", s.LeaseLeftMS/1000)
+}
+
+// askSidecar asks the sidecar at an address from the store what it reports about itself.
+func askSidecar(ctx context.Context, address string, limit time.Duration) (s election.SidecarRecord, ok bool) {
+	if address == "" {
+		return s, false
+	}
+	api, err := election.ParseURL(address) // it comes from the store
 	if err != nil {
-		return ""
+		return s, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, api.String()+"/v1/status", nil)
 	if err != nil {
-		return ""
+		return s, false
 	}
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {
-		return ""
+		return s, false
 	}
 	defer resp.Body.Close()
-	var s election.SidecarRecord
-	// From here, an address like 127.0.0.1 may belong to another sidecar.
-	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s) != nil || s.Incarnation != a.Incarnation || s.LeaseLeftMS <= 0 {
-		return ""
-	}
-	return fmt.Sprintf("%.1fs/", s.LeaseLeftMS/1000)
+	return s, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s) == nil
 }
 
 // listTable prints a cluster for people. left is the result of [leaseLeft].

@@ -189,13 +189,14 @@ func member(ctx context.Context, r reading, name string) error {
 		return storeError(err, "cannot read the history")
 	}
 	for _, h := range reigns {
-		known = append(known, h.To)
+		known = append(known, h.To, h.From)
 	}
+	known = append(known, r.snap.Breadcrumb.Controller)
 	if r.snap.Active != nil {
 		known = append(known, r.snap.Active.Controller)
 	}
 	slices.Sort(known)
-	known = slices.Compact(known)
+	known = slices.DeleteFunc(slices.Compact(known), func(name string) bool { return name == "" })
 	if !slices.Contains(known, name) {
 		return exit.Errorf(exit.Failure, "there is no controller %q in %s; found: %s", name, r.cluster, cmp.Or(clean(strings.Join(known, ", ")), "none"))
 	}

@@ -1,4 +1,4 @@
-# The token of an operator who uses the tanist command: reads everything of a cluster, and may make requests (switchover, pause, standby).
+# The token of an operator who uses the tanist command: reads everything of a cluster, and may make requests (switchover, pause, standby, confirm-dead).
 # It cannot claim, release or end a lease; the sidecars carry out the requests. Replace "orders" with your cluster's name.
 
 key_prefix "tanist/orders/" {
@@ -14,6 +14,10 @@ key "tanist/orders/pause" {
 }
 
 key "tanist/orders/standby" {
+  policy = "write"
+}
+
+key "tanist/orders/dead" {
   policy = "write"
 }
 

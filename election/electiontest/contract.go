@@ -1025,6 +1025,7 @@ func (s *suite) unreadable() {
 	put("request", "[]")
 	put("pause", "yes please")
 	put("standby", "[]")
+	put("dead", `{"controller":"ctl-a"}`)
 	snap := s.read(h)
 	if snap.ActiveBad == nil || snap.Active != nil || snap.Vacant() {
 		s.Errorf("unreadable role key: %+v", snap)
@@ -1048,6 +1049,9 @@ func (s *suite) unreadable() {
 	if len(snap.Standbys) != 0 || snap.StandbyVer == 0 || !named(snap.StandbyBad, "standby", snap.StandbyVer) {
 		s.Errorf("unreadable standby: %+v version %d, %v; want nobody, its version, and both in the words", snap.Standbys, snap.StandbyVer, snap.StandbyBad)
 	}
+	if snap.Dead != nil || snap.DeadBad == nil || !strings.Contains(snap.DeadBad.Error(), "the dead key, version ") {
+		s.Errorf("unreadable certificate: %+v, %v; want none, and its version in the words", snap.Dead, snap.DeadBad)
+	}
 	s.want("removal of another pause than was read", h.Delete(s.ctx(), "pause", snap.PauseVer+1), election.ErrConflict)
 	s.must(h.Delete(s.ctx(), "pause", snap.PauseVer))
 	s.must(h.Delete(s.ctx(), "request", snap.RequestVer))
@@ -1057,9 +1061,13 @@ func (s *suite) unreadable() {
 	put("request", string(election.Request{ID: "r1", Op: "switchover", To: "ctl-b", By: "ana", Term: 3, For: time.Second}.Encode()))
 	put("pause", `{"by":"ana","reason":"works"}`)
 	put("standby", `{"ctl-b":{"by":"ana","ban":true}}`)
+	put("dead", `{"controller":"ctl-a","term":3,"by":"ana","term_version":7}`)
 	snap = s.read(h)
 	if snap.Request == nil || snap.Request.To != "ctl-b" || snap.Pause == nil || snap.Pause.By != "ana" {
 		s.Errorf("request %+v, pause %+v", snap.Request, snap.Pause)
+	}
+	if d := snap.Dead; d == nil || d.Controller != "ctl-a" || d.Term != 3 || d.Record != 7 || snap.DeadBad != nil {
+		s.Errorf("certificate %+v, %v", d, snap.DeadBad)
 	}
 	if by := snap.Standbys["ctl-b"]; len(snap.Standbys) != 1 || by.By != "ana" || !by.Ban || snap.StandbyBad != nil {
 		s.Errorf("standby %+v, %v", snap.Standbys, snap.StandbyBad)
@@ -1305,6 +1313,7 @@ func (s *suite) watch() {
 		{"term", func() { s.must(b.Put(s.ctx(), election.Put{Key: "term", Value: []byte("50")})) }},
 		{"heir", func() { s.offer(b, "ctl-c", 1) }},
 		{"standby", func() { s.must(b.Put(s.ctx(), election.Put{Key: "standby", Value: []byte("{}")})) }},
+		{"dead", func() { s.must(b.Put(s.ctx(), election.Put{Key: "dead", Value: []byte("{}")})) }},
 		{"resume", func() { s.must(b.Delete(s.ctx(), "pause", 0)) }},
 		{"controller gone", func() { s.must(b.Delete(s.ctx(), "controllers/ctl-b", 0)) }},
 		{"release", func() {

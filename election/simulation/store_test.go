@@ -111,6 +111,8 @@ func (s *store) changed(key string) {
 		s.snap.Pause, s.snap.PauseVer, s.snap.PauseBad = piece.Pause, piece.PauseVer, piece.PauseBad
 	case election.StandbyKey:
 		s.snap.Standbys, s.snap.StandbyVer, s.snap.StandbyBad = piece.Standbys, piece.StandbyVer, piece.StandbyBad
+	case election.DeadKey:
+		s.snap.Dead, s.snap.DeadBad = piece.Dead, piece.DeadBad
 	case election.HeirKey:
 		s.snap.Heir, s.snap.HeirVersion = piece.Heir, piece.HeirVersion
 	default:
