@@ -229,6 +229,7 @@ const (
 	CodeStoreAway   Code = "store-away"       // the store is unreachable
 	CodeLost        Code = "lease-lost"       // holder: the role key is no longer ours
 	CodeRestart     Code = "restart"          // holder: a restart in place was requested
+	CodeScheduled   Code = "scheduled"        // holder: a planned move is scheduled
 	CodePlanned     Code = "planned"          // holder: a planned move was requested
 	CodeVoidRequest Code = "request-void"     // holder: a request that cannot be carried out
 	CodeContinue    Code = "continue"         // holder: nothing to do
@@ -561,7 +562,7 @@ func askedFirst(self Self, all []Controller, holder string) (first string, ahead
 type HolderDecision struct {
 	Code    Code
 	Why     string
-	Request *Request // with CodePlanned, CodeRestart and CodeVoidRequest
+	Request *Request // with CodePlanned, CodeScheduled, CodeRestart and CodeVoidRequest
 }
 
 // heirPatience is how long a holder with a request for a move waits for its heir's offer. It does
@@ -601,7 +602,9 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 		return void("request %s asks for a failover from term %d, which has not ended", r.ID, r.Term)
 	case r.Op == OpRestart && r.Term == term && (r.To == "" || r.To == self.Name):
 		return HolderDecision{Code: CodeRestart, Request: r, Why: fmt.Sprintf("restart (%s)", or(r.By, "unknown"))}
-	case r.Op != OpSwitchover && r.Op != OpFailover && r.Op != OpRestart:
+	case r.Op == OpScheduled && r.Term == term && r.To != self.Name:
+		return HolderDecision{Code: CodeScheduled, Request: r, Why: fmt.Sprintf("switchover at %s (%s)", r.At.UTC().Format(time.RFC3339), or(r.By, "unknown"))}
+	case r.Op != OpSwitchover && r.Op != OpFailover && r.Op != OpRestart && r.Op != OpScheduled:
 		return void("request %s asks for %.40q, which this version does not know", r.ID, r.Op)
 	case r.Term != term:
 		return void("request %s is about term %d, this is term %d", r.ID, r.Term, term)

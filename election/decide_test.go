@@ -176,6 +176,13 @@ func TestDecide(t *testing.T) {
 			now: 101 * second, code: CodeClaim, claim: true, term: 8,
 		},
 		{
+			name: "a scheduled move that the last holder did not live to carry out moves nothing",
+			snap: with(vacant(clean), func(s *Snapshot) {
+				s.Request, s.RequestVer, s.Controllers = &Request{Op: OpScheduled, To: "ctl-c", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-c", State: StateReady}}
+			}),
+			now: 101 * second, code: CodeClaim, claim: true, term: 8,
+		},
+		{
 			name: "a request names another, which never came",
 			snap: with(vacant(clean), func(s *Snapshot) {
 				s.Request, s.RequestVer, s.Controllers = &Request{To: "ctl-c", Term: 7, For: time.Minute}, 5, []Controller{{Name: "ctl-c", State: StateReady}}
@@ -528,6 +535,9 @@ func TestDecideHolder(t *testing.T) {
 		{"failover that led to this reign", ask(Request{Op: OpFailover, Term: 6, To: "ctl-a", Force: true}), CodeVoidRequest},
 		{"confirmed dead, even in a pause", dead, CodeDead},
 		{"a certificate of a record before", void, CodeContinue},
+		{"a scheduled move", ask(Request{Op: OpScheduled, Term: 7}), CodeScheduled},
+		{"a move of another term that was scheduled", ask(Request{Op: OpScheduled, Term: 6}), CodeVoidRequest},
+		{"a scheduled move to the active", ask(Request{Op: OpScheduled, Term: 7, To: "ctl-a"}), CodeVoidRequest},
 		{"restart", ask(Request{Op: OpRestart, Term: 7}), CodeRestart},
 		{"restart by name", ask(Request{Op: OpRestart, Term: 7, To: "ctl-a"}), CodeRestart},
 		{"restart of another", ask(Request{Op: OpRestart, Term: 7, To: "ctl-b"}), CodeVoidRequest},

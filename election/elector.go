@@ -853,6 +853,10 @@ func (e *Elector) watchReign(ctx context.Context, t *Tenure) {
 		if err == nil && e.lookAt(ctx, t, snap) == CodeAwaitHeir {
 			pause = min(pause, heirPatience/8)
 		}
+		if r := snap.Request; err == nil && r != nil && r.Op == OpScheduled {
+			wait, _ := r.due(time.Now())
+			pause = min(pause, max(wait, t.timing.Attempt()/4))
+		}
 		if e.Clock() < t.repairAt {
 			pause = min(pause, t.timing.RenewEvery) // is it repaired?
 		}
@@ -882,6 +886,8 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 		t.lose(&Ending{Code: CodeLost, Why: d.Why})
 	case CodeDead:
 		t.lose(&Ending{Code: CodeLost, Why: d.Why})
+	case CodeScheduled:
+		e.schedule(ctx, t, snap, d)
 	case CodeRestart:
 		if t.carriesOut(d) {
 			break
@@ -894,6 +900,24 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
 	}
 	return d.Code
+}
+
+// schedule makes a scheduled switchover that is due one that everybody acts on. Only the clock of this
+// host counts.
+func (e *Elector) schedule(ctx context.Context, t *Tenure, snap Snapshot, d HolderDecision) {
+	now := *d.Request
+	wait, missed := now.due(time.Now())
+	switch {
+	case missed:
+		d.Code, d.Why = CodeVoidRequest, fmt.Sprintf("request %s was for %s, which has passed", now.ID, now.At.UTC().Format(time.RFC3339))
+		t.void(d)
+		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
+	case wait == 0:
+		now.Op = OpSwitchover
+		_ = e.bounded(ctx, func(ctx context.Context) error {
+			return e.Backend.Put(ctx, Put{Key: RequestKey, Value: now.Encode(), If: &snap.RequestVer})
+		})
+	}
 }
 
 // reignReread is the number of renewals per read of the store, if there was no hint.

@@ -401,9 +401,10 @@ func (c Controller) Encode() []byte { return mustJSON(c) }
 
 // Operations that an operator can request.
 const (
-	OpSwitchover = "switchover" // the active stops, then another takes over
-	OpFailover   = "failover"   // nobody is active, and To may take over
-	OpRestart    = "restart"    // the active stops and starts its controller again, in the same reign
+	OpSwitchover = "switchover"           // the active stops, then another takes over
+	OpFailover   = "failover"             // nobody is active, and To may take over
+	OpScheduled  = "scheduled-switchover" // at its time the active makes it a switchover
+	OpRestart    = "restart"              // the active stops and starts its controller again, in the same reign
 )
 
 // Request asks for a planned move, or for a failover to a controller that would not take over by
@@ -417,6 +418,8 @@ type Request struct {
 	Reason string        `json:"reason,omitempty"`
 	Term   Term          `json:"term"` // the reign to be ended; a request for another term is void
 	For    time.Duration `json:"for"`  // only To may take over for this long after the release
+	// At is the time of a scheduled switchover, by the clock of the active's host.
+	At time.Time `json:"at,omitzero"`
 	// Force: To may take over although the last holder did not list it and may continue without the
 	// store, or although it is configured not to be a candidate. The operator is responsible for
 	// the consequences.
@@ -424,7 +427,16 @@ type Request struct {
 }
 
 // moves reports whether r asks for another to become active. Nobody but the holder acts on others.
-func (r *Request) moves() bool { return r != nil && r.Op != OpRestart }
+func (r *Request) moves() bool { return r != nil && r.Op != OpRestart && r.Op != OpScheduled }
+
+// missedAfter is how late a scheduled switchover is carried out at most. Later, nobody expects it.
+const missedAfter = time.Minute
+
+// due returns what becomes of a scheduled switchover at the time now: it waits, it is due, or its
+// time was missed, because the holder's sidecar was not there or the cluster was paused.
+func (r Request) due(now time.Time) (wait time.Duration, missed bool) {
+	return max(0, r.At.Sub(now)), now.Sub(r.At) > missedAfter
+}
 
 // Encode returns r as one line of JSON.
 func (r Request) Encode() []byte { return mustJSON(r) }

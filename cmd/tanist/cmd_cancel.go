@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +39,10 @@ func cancelCommand() *cobra.Command {
 					fmt.Fprintf(out, "removed what nobody could carry out: %s\n", clean(snap.RequestBad.Error()))
 					return nil
 				}
-				fmt.Fprintf(out, "withdrew the %s to %s that %s asked for\n", clean(request.Op), cmp.Or(clean(request.To), "any passive"), clean(request.By))
+				fmt.Fprintf(out, "withdrew the %s that %s asked for\n", requestWords(*request), clean(request.By))
+				if request.Op == election.OpScheduled {
+					return nil
+				}
 				if !snap.Active.Serving() || snap.Active.Term != request.Term {
 					fmt.Fprintln(out, "It may have begun already: see `tanist list`.")
 				}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -210,7 +209,7 @@ type told func(kind, name string, term election.Term, format string, args ...any
 func requestChanges(was, is *election.Request, tell told) {
 	switch {
 	case is != nil && (was == nil || was.ID != is.ID):
-		tell("requested", is.To, is.Term, "%s requested a %s to %s%s", clean(is.By), clean(is.Op), cmp.Or(clean(is.To), "any passive"), because(is.Reason))
+		tell("requested", is.To, is.Term, "%s requested a %s%s", clean(is.By), requestWords(*is), because(is.Reason))
 	case was != nil && is == nil:
 		tell("request-done", was.To, was.Term, "the request of %s is closed", clean(was.By))
 	}

@@ -76,8 +76,8 @@ func TestChanges(t *testing.T) {
 		{
 			"asked",
 			scene{},
-			scene{snap: election.Snapshot{Request: &election.Request{ID: "1", Op: "switchover", By: "ana"}}},
-			[]string{"ana requested a switchover to any passive"},
+			scene{snap: election.Snapshot{Request: &election.Request{ID: "1", Op: "switchover", By: "ana", Term: 7}}},
+			[]string{"ana requested a switchover of term 7 to any passive"},
 		},
 		{"done", scene{snap: election.Snapshot{Request: &election.Request{ID: "1", By: "ana"}}}, scene{}, []string{"the request of ana is closed"}},
 		{"an agent", scene{}, scene{agents: agent("", "waiting")}, []string{"agent agt joined: waiting"}},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -52,8 +51,7 @@ func explainCommand() *cobra.Command {
 					fmt.Fprintf(out, "%s: find out who wrote it.\n", clean(snap.TermBad.Error()))
 				}
 				if r := snap.Request; r != nil {
-					fmt.Fprintf(out, "%s requested a %s of term %d to %s%s; `tanist cancel` withdraws it.\n", clean(r.By), clean(r.Op), r.Term,
-						cmp.Or(clean(r.To), "any passive"), because(r.Reason))
+					fmt.Fprintf(out, "%s requested a %s%s; `tanist cancel` withdraws it.\n", clean(r.By), requestWords(*r), because(r.Reason))
 				}
 				for _, k := range snap.Controllers {
 					if snap.Active != nil && k.Name == snap.Active.Controller {

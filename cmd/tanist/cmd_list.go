@@ -183,7 +183,7 @@ func listTable(out io.Writer, c election.ClusterRecord, store, left string, now 
 		}
 	}
 	if r := c.Request; r != nil {
-		fmt.Fprintf(out, " Requested by %s: %s of term %d to %s\n", clean(r.By), clean(r.Op), r.Term, cmp.Or(clean(r.To), "any passive"))
+		fmt.Fprintf(out, " Requested by %s: %s\n", clean(r.By), requestWords(*r))
 	}
 	virtualIPTable(out, addressHosts(c.Controllers, c.VIPHosts))
 	for _, problem := range c.Problems {

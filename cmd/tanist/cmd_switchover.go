@@ -17,17 +17,24 @@ import (
 
 func switchoverCommand() *cobra.Command {
 	var a access
-	var to, reason string
+	var to, reason, at string
 	var yes, noWait, dryRun bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "switchover [--to NAME]", Short: "Make another controller active, as a planned move", Args: noArgs,
 		Long: "Make another controller active, as a planned move: the active controller gets its full stop_timeout to end, then the target\n" +
-			"is started. Exit codes: 0 done, 75 still in progress when --timeout ran out (see `tanist list`), 1 refused or failed.",
-		Example: "  tanist switchover -c orders.yml --to ctl-b --reason upgrade",
+			"is started. With --at it is kept in the store, and the active carries it out at that time, by the clock of its host; it is dropped if\n" +
+			"another becomes active before, or if the target is not ready or the cluster is paused then. `tanist cancel` withdraws it.\n" +
+			"Exit codes: 0 done or scheduled, 75 still in progress when --timeout ran out (see `tanist list`), 1 refused or failed.",
+		Example: "  tanist switchover -c orders.yml --to ctl-b --reason upgrade\n" +
+			"  tanist switchover -c orders.yml --at 02:30 -y\n  tanist switchover -c orders.yml --at '2026-12-01 02:30'\n  tanist switchover -c orders.yml --at +45m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {
 				snap, err := read(ctx, s)
+				if err != nil {
+					return err
+				}
+				when, err := parseWhen(at, time.Now())
 				if err != nil {
 					return err
 				}
@@ -42,7 +49,11 @@ func switchoverCommand() *cobra.Command {
 				}
 				if !yes {
 					listTable(out, election.ClusterOf(c.Cluster, snap), c.Store, "", time.Now())
-					fmt.Fprintf(out, "This stops %s's controller and starts %s's. Continue? [y/N] ", snap.Active.Controller, target)
+					then := ""
+					if at != "" {
+						then = fmt.Sprintf(" at %s, in %v", when.Format(time.DateTime), time.Until(when).Round(time.Second))
+					}
+					fmt.Fprintf(out, "This stops %s's controller and starts %s's%s. Continue? [y/N] ", snap.Active.Controller, target, then)
 					if err := confirm(cmd.InOrStdin(), "y", "yes"); err != nil {
 						return err
 					}
@@ -50,12 +61,22 @@ func switchoverCommand() *cobra.Command {
 				r := election.Request{
 					ID: rand.Text()[:10], Op: election.OpSwitchover, To: to, By: operator(), Reason: reason, Term: snap.Active.Term, For: time.Minute,
 				}
+				if at != "" {
+					r.Op, r.At = election.OpScheduled, when.UTC()
+					if err := ask(ctx, s, r); err != nil {
+						return err
+					}
+					fmt.Fprintf(out, "scheduled: %s moves to %s at %s, in %v, by the clock of its host; `tanist cancel` withdraws it\n",
+						clean(snap.Active.Controller), clean(target), when.Format(time.DateTime), time.Until(when).Round(time.Second))
+					return nil
+				}
 				return switchover(ctx, cmd, s, r, snap.Active.Controller, timeout, noWait)
 			})
 		},
 	}
 	a.flags(cmd)
 	cmd.Flags().StringVar(&to, "to", "", "the target controller (default: any that is ready)")
+	cmd.Flags().StringVar(&at, "at", "", "when: 15:04, '2006-01-02 15:04', an RFC 3339 time, or +45m (default: now)")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the history")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show who would take over, and why the others would not")
@@ -63,6 +84,52 @@ func switchoverCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "request the move, and do not wait for it")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the target to serve")
 	return cmd
+}
+
+// parseWhen returns the time that an operator means, in the future and within a year.
+func parseWhen(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return now, nil
+	}
+	when, ok := time.Time{}, false
+	if after, plus := strings.CutPrefix(text, "+"); plus {
+		d, err := time.ParseDuration(after)
+		when, ok = now.Add(d), err == nil
+	}
+	for _, layout := range []string{"15:04", "15:04:05"} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			when, ok = time.Date(now.Year(), now.Month(), now.Day(), t.Hour(), t.Minute(), t.Second(), 0, now.Location()), true
+			if !when.After(now) {
+				when = time.Date(now.Year(), now.Month(), now.Day()+1, t.Hour(), t.Minute(), t.Second(), 0, now.Location())
+			}
+		}
+	}
+	for _, layout := range []string{"2006-01-02 15:04", time.DateTime, "2006-01-02T15:04", time.RFC3339} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			when, ok = t, true
+		}
+	}
+	switch {
+	case !ok:
+		return when, exit.Errorf(exit.Usage, "--at %q is no time: give 15:04, '2006-01-02 15:04', an RFC 3339 time, or +45m", text)
+	case !when.After(now):
+		return when, exit.Errorf(exit.Usage, "--at %s has passed: it is %s now", when.Format(time.DateTime), now.Format(time.DateTime))
+	case when.Sub(now) > 366*24*time.Hour:
+		return when, exit.Errorf(exit.Usage, "--at %s is more than a year away", when.Format(time.DateTime))
+	}
+	return when, nil
+}
+
+// requestWords describes a request for people.
+func requestWords(r election.Request) string {
+	text := fmt.Sprintf("%s of term %d", r.Op, r.Term)
+	switch {
+	case r.Op == election.OpRestart:
+		return clean(text)
+	case r.Op == election.OpScheduled:
+		text = fmt.Sprintf("switchover of term %d at %s", r.Term, r.At.Local().Format(time.DateTime))
+	}
+	return clean(text + " to " + cmp.Or(r.To, "any passive"))
 }
 
 // chooseTarget checks that the move is possible, and returns the controller to name in the

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
@@ -77,5 +78,27 @@ func TestRehearsalNamesWhoAndWhyNotTheOthers(t *testing.T) {
 		"  not b: --to names another\n  not c: it is unfit: disk full\n  not d: --to names another\n  not f: --to names another\n"
 	if got := rehearse(snap, "e"); got != named {
 		t.Errorf("got\n%s\nwant\n%s", got, named)
+	}
+}
+
+// TestParseWhen: what people type for a time, and what is refused.
+func TestParseWhen(t *testing.T) {
+	zone := time.FixedZone("here", 2*60*60)
+	now := time.Date(2026, 11, 28, 9, 30, 15, 0, zone)
+	for text, want := range map[string]string{
+		"": "2026-11-28 09:30:15", "10:00": "2026-11-28 10:00:00", "09:30": "2026-11-29 09:30:00", "02:30:05": "2026-11-29 02:30:05", "+45m": "2026-11-28 10:15:15",
+		"2026-12-01 02:30": "2026-12-01 02:30:00", "2026-12-01T02:30": "2026-12-01 02:30:00", "2026-12-01T02:30:00Z": "2026-12-01 04:30:00",
+	} {
+		got, err := parseWhen(text, now)
+		if err != nil || got.In(zone).Format(time.DateTime) != want {
+			t.Errorf("%q: %v, %v; want %s", text, got, err, want)
+		}
+	}
+	for text, says := range map[string]string{
+		"soon": "is no time", "25:00": "is no time", "+0s": "has passed", "2026-11-28 09:00": "has passed", "2036-01-01 00:00": "more than a year away",
+	} {
+		if _, err := parseWhen(text, now); err == nil || !strings.Contains(err.Error(), says) || exit.Code(err) != exit.Usage {
+			t.Errorf("%q: %v, want %q", text, err, says)
+		}
 	}
 }
