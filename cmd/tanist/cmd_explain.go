@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,14 +72,7 @@ func explainCommand() *cobra.Command {
 						fmt.Fprintf(out, "  Its last reign, term %d, failed at %s%s.\n", f.Term, f.At.Local().Format(time.DateTime), because(f.Why))
 					}
 				}
-				if snap.StandbyBad != nil {
-					fmt.Fprintf(out, "%s: nobody counts as on standby; `tanist standby --reset` removes it.\n", clean(snap.StandbyBad.Error()))
-				}
-				if a := snap.Active; a != nil {
-					if by, on := snap.Standbys[a.Controller]; on {
-						fmt.Fprintf(out, "%s is %s%s.\n", clean(a.Controller), clean(by.Words(a.Controller)), standbyNote(snap, a.Controller))
-					}
-				}
+				explainWishes(out, read)
 				explainVirtualIPs(out, snap, addressHosts(snap.Controllers, hosts))
 				if len(snap.Controllers) == 0 {
 					fmt.Fprintf(out, "No sidecar of %s is there: start them with `tanist sidecar -c FILE`.\n", read.cluster)
@@ -89,4 +83,25 @@ func explainCommand() *cobra.Command {
 	}
 	a.flags(cmd)
 	return cmd
+}
+
+// explainWishes tells who is kept out, and who would take over from the active.
+func explainWishes(out io.Writer, read reading) {
+	snap := read.snap
+	if snap.StandbyBad != nil {
+		fmt.Fprintf(out, "%s: nobody counts as on standby; `tanist standby --reset` removes it.\n", clean(snap.StandbyBad.Error()))
+	}
+	if a := snap.Active; a != nil {
+		if by, on := snap.Standbys[a.Controller]; on {
+			fmt.Fprintf(out, "%s is %s%s.\n", clean(a.Controller), clean(by.Words(a.Controller)), standbyNote(snap, a.Controller))
+		}
+	}
+	if a := snap.Active; a != nil && snap.Pause == nil {
+		o := foresee(read, snap, election.SupposeHostDies)
+		within := ""
+		if len(o.Next) > 0 {
+			within = fmt.Sprintf(", and start its controller at most %v later", o.Start.Round(time.Millisecond))
+		}
+		fmt.Fprintf(out, "If the host of %s died now, %s would take over%s. See `tanist simulate`.\n", clean(a.Controller), clean(o.Words()), within)
+	}
 }

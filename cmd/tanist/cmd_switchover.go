@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,8 @@ func switchoverCommand() *cobra.Command {
 				}
 				out := cmd.OutOrStdout()
 				if dryRun {
-					fmt.Fprint(out, rehearse(snap, to))
-					return nil
+					fmt.Fprint(out, rehearse(snap, to, c.Timing))
+					return durations(ctx, out, s, c, snap, to)
 				}
 				if !yes {
 					listTable(out, election.ClusterOf(c.Cluster, snap), c.Store, "", time.Now())
@@ -168,45 +169,29 @@ func chooseTarget(snap election.Snapshot, to string) (string, error) {
 	return strings.Join(ready, " or "), nil
 }
 
-// rehearse tells what a move would do now, without asking for it.
-func rehearse(snap election.Snapshot, to string) string {
+// rehearse tells what a move would do now, without asking for it. The same rules decide as in the
+// sidecars; timing is the zero value if the file has none.
+func rehearse(snap election.Snapshot, to string, timing election.Timing) string {
 	var text strings.Builder
-	first := nextActive(snap, to)
+	supposed := snap
+	supposed.Request, supposed.RequestVer = &election.Request{
+		Op: election.OpSwitchover, To: to, Term: snap.Active.Term, For: time.Minute, By: operator(),
+	}, snap.RequestVer+1
+	o := election.Foresee(supposed, timing, election.Traits{}, election.SupposeRelease)
 	fmt.Fprintf(&text, "%s, term %d, would be stopped, and %s started with term %d. Nothing was changed.\n",
-		clean(snap.Active.Controller), snap.Active.Term, clean(first), snap.Breadcrumb.Of()+1)
+		clean(snap.Active.Controller), snap.Active.Term, clean(o.Words()), snap.Breadcrumb.Term+1)
 	for _, k := range snap.Controllers {
-		if failed := k.FailedStart(); k.Name == first && failed != "" {
+		if failed := k.FailedStart(); slices.Contains(o.Next, k.Name) && failed != "" {
 			fmt.Fprintf(&text, "  but %s: %s\n", clean(k.Name), clean(failed))
 		}
-		if k.Name == first || k.Name == snap.Active.Controller {
-			continue
-		}
-		why := "it is not asked first"
-		switch {
-		case k.State != election.StateReady:
-			why = fmt.Sprintf("it is %s: %s", k.State, cmp.Or(k.Reason, "not ready to take over"))
-		case to != "":
-			why = "--to names another"
-		case k.NoFailover:
-			why = "it has nofailover"
-		case k.Cooling:
-			why = "it failed a short while ago"
-		}
-		fmt.Fprintf(&text, "  not %s: %s\n", clean(k.Name), clean(why))
+	}
+	for _, r := range o.Others {
+		fmt.Fprintf(&text, "  not %s: %s\n", clean(r.Name), clean(r.Why))
+	}
+	if o.Start > 0 {
+		fmt.Fprintf(&text, "  It would be started after at most %v: what an older holder may still do is waited out.\n", o.Start.Round(time.Millisecond))
 	}
 	return text.String()
-}
-
-// nextActive returns who would take over after a move away from the active: the target, or the one
-// that is asked first.
-func nextActive(snap election.Snapshot, to string) string {
-	if to != "" {
-		return to
-	}
-	if line := election.Successors(snap.Controllers, snap.Active.Controller); len(line) > 0 {
-		return line[0].Name
-	}
-	return "a passive that is ready"
 }
 
 func switchover(ctx context.Context, cmd *cobra.Command, s daemon.Store, r election.Request, from string, timeout time.Duration, noWait bool) error {

@@ -101,7 +101,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("tanist {{.Version}}\n")
 	root.AddCommand(
 		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), historyCommand(), eventsCommand(),
-		explainCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(), cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), isActiveCommand(), urlCommand(),
+		explainCommand(), simulateCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(), cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), isActiveCommand(), urlCommand(),
 		waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), renderCommand(), manCommand(), versionCommand(),
 	)
 	// The library's own commands must reject unknown input as ours do.
