@@ -27,7 +27,7 @@ type Presence struct {
 	// Recheck makes each renewal read the names too, and put back what a stranger has changed or removed.
 	Recheck bool
 
-	// Every returns the time until the next renewal. nil: a third of TTL.
+	// Every returns the time from one renewal to the next. nil: a third of TTL.
 	Every func() time.Duration
 	// Gather returns how long after a change it is written, along with all later changes. nil: at once.
 	Gather func() time.Duration
@@ -50,6 +50,7 @@ type Presence struct {
 
 	// Used by Run only.
 	lease LeaseID
+	due   time.Time // when the lease is to be renewed
 	names map[string]*claim
 }
 
@@ -160,21 +161,27 @@ func (p *Presence) Run(ctx context.Context) error {
 	}
 }
 
+// every returns the time from one renewal to the next.
+func (p *Presence) every() time.Duration {
+	if p.Every != nil {
+		return p.Every()
+	}
+	return p.TTL / 3
+}
+
 // pause waits for the next round, after one that ended with err, and reports whether there is one.
 func (p *Presence) pause(ctx context.Context, err error) bool {
-	next, changed := p.TTL/3, p.changed
-	if p.Every != nil {
-		next = p.Every()
-	}
+	now, changed := time.Now(), p.changed
 	if err != nil {
-		next, changed = min(next, max(next/3, presenceRetry)), nil // a failure is not retried at every change
+		every := p.every()
+		p.due, changed = now.Add(min(every, max(every/3, presenceRetry))), nil // a failure is not retried at every change
 	}
 	for _, c := range p.names {
 		if c.waiting {
-			next, changed = min(next, p.TTL/10), nil
+			p.due, changed = now.Add(min(p.due.Sub(now), p.TTL/10)), nil
 		}
 	}
-	timer := time.NewTimer(next)
+	timer := time.NewTimer(p.due.Sub(now))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -191,11 +198,12 @@ func (p *Presence) call(ctx context.Context, request func(context.Context) error
 	return bounded(ctx, min(p.TTL/3, presenceCall), request)
 }
 
-// round renews the lease, or has a new one, and writes what has changed. A failed call is not repeated before the next
-// round.
+// round renews the lease if that is due, or has a new one, and writes what has changed. A failed call is not repeated
+// before the next round.
 func (p *Presence) round(ctx context.Context) error {
 	begun := time.Now()
-	if p.lease != "" {
+	renew := !begun.Before(p.due)
+	if p.lease != "" && renew {
 		err := p.call(ctx, func(ctx context.Context) error { return p.Store.Renew(ctx, p.lease) })
 		if errors.Is(err, ErrLost) {
 			p.lease = ""
@@ -213,8 +221,12 @@ func (p *Presence) round(ctx context.Context) error {
 			return err
 		}
 		p.renounce()
+		renew = true
 	}
-	err := p.enter(ctx, begun)
+	if renew {
+		p.due = time.Now().Add(p.every())
+	}
+	err := p.enter(ctx, begun, renew && p.Recheck)
 	if err == nil {
 		err = p.flush(ctx)
 	}
@@ -238,15 +250,15 @@ func (p *Presence) renounce() {
 }
 
 // enter makes the names ours, bound to the lease. A name of a process that may have died is left for the next round, until
-// its key has ended with its lease or outlasted it. The round began at begun.
-func (p *Presence) enter(ctx context.Context, begun time.Time) error {
+// its key has ended with its lease or outlasted it. The round began at begun. recheck looks at names that are ours, too.
+func (p *Presence) enter(ctx context.Context, begun time.Time, recheck bool) error {
 	var work sync.WaitGroup
 	var mu sync.Mutex // of what follows, and of the callbacks
 	var failed, taken error
 	turns := make(chan struct{}, namesAtOnce)
 	for _, name := range p.Names {
 		c := p.names[name]
-		if c.ours && !p.Recheck {
+		if c.ours && !recheck {
 			continue
 		}
 		turns <- struct{}{}

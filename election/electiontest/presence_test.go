@@ -3,6 +3,7 @@ package electiontest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -231,6 +232,41 @@ func TestPresenceWritesWhatHasChanged(t *testing.T) {
 		writes("not ours", 0, func() {})
 		writes("ours again", 1, set("idle"))
 		if got := store.Value("role/us"); got != "idle" {
+			t.Errorf("it is %q", got)
+		}
+		stop()
+		synctest.Wait()
+	})
+}
+
+// TestPresenceRenewsWhenDueOnly: a change is one call to the store, and however often something
+// changes, the lease is renewed and the name read as often as without changes.
+func TestPresenceRenewsWhenDueOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := electiontest.NewStore()
+		us := store.Client("us")
+		const name = "controllers/us"
+		p := &election.Presence{
+			Store: us, TTL: time.Minute, Names: []string{name}, Recheck: true,
+			Owner: func(v []byte) election.Owner { return election.Owner{Ours: len(v) > 0} },
+			Every: func() time.Duration { return 20 * time.Second },
+		}
+		p.Set(name, []byte("state 0"))
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { _ = p.Run(ctx) }() // the counts below show how far it got
+		synctest.Wait()
+		counts := func() [3]int { return [3]int{us.Calls("Renew"), us.Calls("Get"), us.Calls("Put")} }
+		before := counts()
+		for i := range 59 { // 118 s, a change every 2 s
+			time.Sleep(2 * time.Second)
+			p.Set(name, fmt.Appendf(nil, "state %d", i+1))
+		}
+		synctest.Wait()
+		after := counts()
+		if got := [3]int{after[0] - before[0], after[1] - before[1], after[2] - before[2]}; got != [3]int{5, 5, 59} {
+			t.Errorf("%v renewals, reads and writes, want 5, 5 and 59", got)
+		}
+		if got := store.Value(name); got != "state 59" {
 			t.Errorf("it is %q", got)
 		}
 		stop()
