@@ -81,7 +81,7 @@ func TestImportArrows(t *testing.T) {
 			if !ours || slices.Contains(outside, from) {
 				continue
 			}
-			if rel == testbed {
+			if rel == testbed || rel == privateServer && !slices.Contains(p.Imports, imp) {
 				continue // see TestTestbedIsForTests
 			}
 			if to := room(rel); to != from && to != "election" {
@@ -140,8 +140,12 @@ func TestProcessesArrows(t *testing.T) {
 	}
 }
 
-// testbed is the package that tests of real processes share.
-const testbed = "internal/testbed"
+// testbed is the package that tests of real processes share, and privateServer the PostgreSQL that
+// tests and the lab start.
+const (
+	testbed       = "internal/testbed"
+	privateServer = "postgres/private"
+)
 
 // TestTestbedIsForTests: only tests, and packages that exist for tests, import it.
 func TestTestbedIsForTests(t *testing.T) {

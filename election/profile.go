@@ -26,10 +26,25 @@ func ConsulTraits() Traits {
 	}
 }
 
+// PostgresTraits returns what the store in a PostgreSQL server guarantees. It has no leader to elect.
+// The gap is a restart of the server.
+func PostgresTraits() Traits {
+	return Traits{
+		Name:   "postgres",
+		MinTTL: time.Second,
+		// Every sidecar looks when the next lease may end, and ends it like any other write.
+		ExpirySlack: 300 * time.Millisecond,
+		LeaderGap:   2 * time.Second,
+	}
+}
+
 // TraitsOf returns a store's guarantees, for checks that do not contact it.
 func TraitsOf(store string) Traits {
-	if store == "consul" {
+	switch store {
+	case "consul":
 		return ConsulTraits()
+	case "postgres":
+		return PostgresTraits()
 	}
 	return EtcdTraits()
 }

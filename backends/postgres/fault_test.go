@@ -1,0 +1,482 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/election/electiontest"
+	"github.com/tanist/tanist/postgres/private"
+)
+
+// reign makes ctl-a the holder.
+func reign(t testing.TB, s *Store, ttl time.Duration) election.LeaseID {
+	t.Helper()
+	ctx := ctxFor(t, patience)
+	snap, err := s.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := s.Grant(ctx, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := snap.Breadcrumb.Term + 1
+	if err := s.Claim(ctx, election.Claim{
+		Lease: lease, TermVersion: snap.TermVersion, Beat: true,
+		Active:     election.Active{Controller: "ctl-a", Term: term, State: election.StateStarting},
+		Breadcrumb: election.Breadcrumb{Term: term, Controller: "ctl-a", Validity: time.Second},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+func hold(ctx context.Context, s *Store, lease election.LeaseID) error {
+	_, err := s.Hold(ctx, election.Hold{Lease: lease})
+	return err
+}
+
+// A lease counts the time in which the server runs. After a crash that took longer than its ttl it
+// starts over: its holder can renew it, and if it doesn't, the lease ends.
+func TestLeaseStartsOverWhenTheServerWasAway(t *testing.T) {
+	h := restartable{newHarness(t, own(t, nil))}
+	const ttl = 3 * time.Second
+	s := h.open(t, h.dsn())
+	lease := reign(t, s, ttl)
+	h.Stop(t)
+	time.Sleep(ttl + time.Second)
+	h.Start(t)
+	await(t, "renewal after the crash", func() bool {
+		err := hold(ctxFor(t, patience), s, lease)
+		if errors.Is(err, election.ErrLost) {
+			t.Fatal("the lease ended while the server was away")
+		}
+		return err == nil
+	})
+	// Another crash, and the holder is dead.
+	h.Stop(t)
+	h.Start(t)
+	other := h.open(t, h.dsn())
+	var began time.Time
+	await(t, "the end of the lease", func() bool {
+		asked := time.Now()
+		snap, err := other.Read(ctxFor(t, patience))
+		if err != nil {
+			return false
+		}
+		if began.IsZero() {
+			began = asked
+			if snap.Vacant() {
+				t.Fatal("the lease ended while the server was away")
+			}
+		}
+		return snap.Vacant()
+	})
+	if lived := time.Since(began); lived < ttl {
+		t.Errorf("the lease ended %v after the first look, before its ttl of %v", lived, ttl)
+	}
+}
+
+// clockOf returns what the leases are counted by.
+func (h *harness) clockOf(t *testing.T) (epoch string, now time.Duration) {
+	t.Helper()
+	var ms int64
+	if err := superuser(t, h.server).QueryRow(t.Context(), "SELECT epoch, now FROM tanist_store.clock()").Scan(&epoch, &ms); err != nil {
+		t.Fatal(err)
+	}
+	return epoch, time.Duration(ms) * time.Millisecond
+}
+
+// The clock of the leases is the time since boot, which no step of the wall clock changes.
+func TestLeasesAreCountedBySteadyTime(t *testing.T) {
+	h := newHarness(t, common(t))
+	before := election.BootClock()
+	epoch, now := h.clockOf(t)
+	after := election.BootClock()
+	if !strings.HasPrefix(epoch, "uptime ") {
+		t.Fatalf("the clock is %q", epoch)
+	}
+	if is := election.Instant(now); is.Add(20*time.Millisecond) < before || is > after {
+		t.Errorf("the clock shows %v between %v and %v", is, before, after)
+	}
+}
+
+// A server without a superuser is prepared by another login. Its leases are counted by the wall clock.
+func TestStoreWithoutASuperuser(t *testing.T) {
+	h := &harness{server: own(t, nil), cluster: "orders", login: "tanist_orders"}
+	h.sql(t, "CREATE ROLE admin LOGIN CREATEROLE PASSWORD '"+password+"'")
+	h.sql(t, "GRANT CREATE ON DATABASE postgres TO admin WITH GRANT OPTION")
+	if err := Init(t.Context(), h.server.DSN("admin", password, "postgres"), SetupOptions{
+		Cluster: h.cluster, Logins: []Login{{Name: h.login, Kind: KindController}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.sql(t, "ALTER ROLE "+h.login+" PASSWORD '"+password+"'")
+	if epoch, _ := h.clockOf(t); !strings.HasPrefix(epoch, "wall ") {
+		t.Errorf("the clock is %q", epoch)
+	}
+	s := h.open(t, h.dsn())
+	lease := reign(t, s, time.Minute)
+	if err := hold(ctxFor(t, patience), s, lease); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of several hosts the one that takes writes is used, however the others behave, and within one
+// attempt of a renewal.
+func TestOneOfSeveralHostsTakesWrites(t *testing.T) {
+	server := own(t, nil)
+	h := newHarness(t, server)
+	replica, err := server.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = replica.Stop() })
+	hole := electiontest.NewProxy(t, "127.0.0.1:1")
+	hole.Hold()
+	at := func(s *private.Server) string { return s.Host + ":" + strconv.Itoa(s.Port) }
+	dsn := func(hosts ...string) string {
+		return "postgres://" + h.login + ":" + password + "@" + strings.Join(hosts, ",") + "/postgres?sslmode=disable"
+	}
+	s := h.open(t, dsn(hole.Addr(), at(replica), at(server)))
+	await(t, "a read although two hosts are of no use", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := s.Read(ctx)
+		return err == nil
+	})
+	lease := reign(t, s, time.Minute)
+
+	only := h.open(t, dsn(at(replica)))
+	if _, err := only.Read(ctxFor(t, patience)); !errors.Is(err, election.ErrReadOnly) {
+		t.Errorf("read from a standby: %v, want ErrReadOnly", err)
+	}
+	// A standby that is promoted is another store.
+	snap, err := s.Read(ctxFor(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Crash()
+	promoted := superuser(t, replica)
+	if _, err := promoted.Exec(t.Context(), "SELECT pg_promote()"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "renewal after the promotion", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		e, err := s.Hold(ctx, election.Hold{Lease: lease})
+		if errors.Is(err, election.ErrLost) {
+			t.Fatal(err)
+		}
+		if err == nil && (e.Origin == snap.Origin || e.Origin.Store == "") {
+			t.Fatalf("the promoted server is %+v, like the one before", e.Origin)
+		}
+		return err == nil
+	})
+}
+
+// impersonate forwards connections to a server as a pooler does: the client learns of a process that
+// is not the server's.
+func impersonate(t *testing.T, target string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(server, client); server.Close() }()
+			go func() {
+				defer client.Close()
+				buffer := make([]byte, 64<<10)
+				for {
+					n, err := server.Read(buffer)
+					if i := bytes.Index(buffer[:n], []byte("K\x00\x00\x00\x0c")); i >= 0 && i+9 <= n {
+						buffer[i+8] ^= 1
+					}
+					if _, e := client.Write(buffer[:n]); e != nil || err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestPoolerIsRefused(t *testing.T) {
+	h := newHarness(t, common(t))
+	s := h.open(t, "postgres://"+h.login+":"+password+"@"+impersonate(t, h.server.Host+":"+strconv.Itoa(h.server.Port))+"/postgres?sslmode=disable")
+	if _, err := s.Read(ctxFor(t, patience)); !errors.Is(err, errPooler) {
+		t.Errorf("read through a pooler: %v", err)
+	}
+}
+
+// Somebody cancels the wait for a synchronous standby that is away. The server reports success, and
+// the commit may be lost with it.
+func TestCommitThatIsNotOnTheOtherServerIsUnknown(t *testing.T) {
+	server := own(t, nil)
+	h := newHarness(t, server)
+	s := h.open(t, h.dsn())
+	lease := reign(t, s, 10*time.Minute)
+	super := superuser(t, server)
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"} {
+		if _, err := super.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, call := range map[string]func(context.Context) error{
+		"put":     func(ctx context.Context) error { return s.Put(ctx, election.Put{Key: "settings", Value: []byte("1")}) },
+		"renewal": func(ctx context.Context) error { return hold(ctx, s, lease) },
+	} {
+		answered := make(chan error, 1)
+		go func() { answered <- call(ctxFor(t, patience)) }()
+		var err error
+		await(t, "the server waits for its standby, the wait is cancelled, and the call answers", func() bool {
+			if _, err := super.Exec(t.Context(), "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = $1", h.login); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err = <-answered:
+				return true
+			default:
+				return false
+			}
+		})
+		if !errors.Is(err, errUnconfirmed) {
+			t.Errorf("%s that is not on the standby: %v, want an unknown outcome", name, err)
+		}
+	}
+}
+
+// What a database or role sets as its default does not weaken a session of the store.
+func TestDefaultsOfTheDatabaseDoNotMatter(t *testing.T) {
+	h := newHarness(t, own(t, nil))
+	for _, setting := range []string{"synchronous_commit = off", "default_transaction_isolation = 'serializable'", "search_path = nowhere", "statement_timeout = 0"} {
+		h.sql(t, "ALTER DATABASE postgres SET "+setting)
+		h.sql(t, "ALTER ROLE "+h.login+" SET "+setting)
+	}
+	s := h.open(t, h.dsn())
+	if err := hold(ctxFor(t, patience), s, reign(t, s, time.Minute)); err != nil {
+		t.Error(err)
+	}
+	l, err := s.connect(ctxFor(t, patience), application)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	for name, want := range map[string]string{"synchronous_commit": "on", "transaction_isolation": "read committed", "statement_timeout": "5s"} {
+		if got, err := row(t.Context(), l, one[string], "SELECT current_setting($1)", name); err != nil || got != want {
+			t.Errorf("%s is %q (%v), want %q", name, got, err, want)
+		}
+	}
+}
+
+// Each login does what its kind may, in its own cluster, and nothing by other means.
+func TestLoginsDoOnlyWhatTheyMay(t *testing.T) {
+	h := newHarness(t, common(t))
+	elsewhere := newHarness(t, common(t))
+	login := func(kind Kind) *Store {
+		name := h.login + "_" + string(kind)
+		h.init(t, Login{Name: name, Kind: kind})
+		h.sql(t, "ALTER ROLE "+name+" PASSWORD '"+password+"'")
+		return h.open(t, h.server.DSN(name, password, "postgres"))
+	}
+	sidecar := h.open(t, h.dsn())
+	lease := reign(t, sidecar, 10*time.Minute)
+	writes := map[Kind]string{KindAgent: "agents/agt-1", KindVIP: "vips/ctl-a", KindReader: ""}
+	for kind, own := range writes {
+		s := login(kind)
+		ctx := ctxFor(t, patience)
+		if snap, err := s.Read(ctx); err != nil || snap.Active == nil {
+			t.Errorf("%s: read: %+v, %v", kind, snap, err)
+		}
+		mine, err := s.Grant(ctx, time.Minute)
+		if err != nil {
+			t.Errorf("%s: a lease of its own: %v", kind, err)
+		}
+		if own != "" {
+			if err := s.Put(ctx, election.Put{Key: own, Value: []byte("{}"), Lease: mine}); err != nil {
+				t.Errorf("%s: %s: %v", kind, own, err)
+			}
+		}
+		for what, err := range map[string]error{
+			"the role key":   s.Put(ctx, election.Put{Key: "active", Value: []byte("{}")}),
+			"a removal":      s.Delete(ctx, "active", 0),
+			"a claim":        s.Claim(ctx, election.Claim{Lease: mine, Active: election.Active{Controller: "x"}}),
+			"a renewal":      hold(ctx, s, lease),
+			"a request":      s.Put(ctx, election.Put{Key: "request", Value: []byte("{}")}),
+			"another's":      s.Put(ctx, election.Put{Key: "role/ctl-b", Value: []byte("active")}),
+			"a key of other": s.Put(ctx, election.Put{Key: "url", Value: []byte("http://x")}),
+		} {
+			if !errors.Is(err, election.ErrDenied) {
+				t.Errorf("%s: %s: %v, want ErrDenied", kind, what, err)
+			}
+		}
+		if err := s.Renew(ctx, lease); !errors.Is(err, election.ErrLost) {
+			t.Errorf("%s: prolongation of another's lease: %v, want ErrLost", kind, err)
+		}
+		if err := s.Revoke(ctx, lease); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if err := hold(ctxFor(t, patience), sidecar, lease); err != nil {
+		t.Errorf("others ended the sidecar's lease: %v", err)
+	}
+	// The login of one cluster in another, and without the functions.
+	stranger := elsewhere.open(t, h.dsn())
+	if _, err := stranger.Read(ctxFor(t, patience)); !errors.Is(err, election.ErrDenied) {
+		t.Errorf("the login of another cluster: %v, want ErrDenied", err)
+	}
+	if _, err := h.open(t, h.server.DSN(h.login, "wrong", "postgres")).Read(ctxFor(t, patience)); !errors.Is(err, election.ErrDenied) {
+		t.Errorf("a wrong password: %v, want ErrDenied", err)
+	}
+	l, err := sidecar.connect(ctxFor(t, patience), application)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	for _, sql := range []string{
+		"SELECT * FROM tanist_store.entry", "DELETE FROM tanist_store.lease", "SELECT tanist_store.write('x', 'y', '', NULL)",
+		"SELECT * FROM tanist_store.clock()", "SELECT nextval('tanist_store.version')", "CREATE TABLE tanist_store.x ()",
+	} {
+		var pe *pgconn.PgError
+		if _, err := l.Exec(t.Context(), sql); !errors.As(err, &pe) || pe.Code != "42501" {
+			t.Errorf("%s: %v, want it denied", sql, err)
+		}
+	}
+}
+
+// What somebody else has put where the store belongs is refused. What the store has put there is not
+// disturbed.
+func TestInitTrustsNothingOfOthers(t *testing.T) {
+	h := newHarness(t, own(t, nil))
+	s := h.open(t, h.dsn())
+	lease := reign(t, s, 10*time.Minute)
+	h.init(t, Login{Name: h.login, Kind: KindController}, Login{Name: "another", Kind: KindReader})
+	if err := hold(ctxFor(t, patience), s, lease); err != nil {
+		t.Errorf("renewal after the database was prepared again: %v", err)
+	}
+	h.sql(t, "CREATE ROLE mallory")
+	h.sql(t, "GRANT CREATE, USAGE ON SCHEMA tanist_store TO mallory")
+	h.sql(t, "SET ROLE mallory; CREATE FUNCTION tanist_store.later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+	err := Init(t.Context(), h.server.SuperDSN("postgres"), SetupOptions{Cluster: "other"})
+	if err == nil || !strings.Contains(err.Error(), "belongs to mallory") {
+		t.Errorf("init over a stranger's function: %v", err)
+	}
+	for name, o := range map[string]SetupOptions{
+		"no cluster": {}, "a reserved name": {Cluster: "c", Logins: []Login{{Name: "pg_x", Kind: KindAgent}}},
+		"no kind": {Cluster: "c", Logins: []Login{{Name: "x"}}}, "twice": {Cluster: "c", Logins: []Login{{Name: "x", Kind: KindAgent}, {Name: "x", Kind: KindReader}}},
+	} {
+		if _, err := SetupSQL(o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// While a password is being changed on both sides, the one that was accepted last still serves.
+func TestPasswordChangesWhileItRuns(t *testing.T) {
+	h := newHarness(t, common(t))
+	file := filepath.Join(t.TempDir(), "password")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(password)
+	s, err := Open(Config{Cluster: h.cluster, DSN: h.server.DSN(h.login, "", "postgres"), PasswordFile: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	connects := func(what string) {
+		t.Helper()
+		l, err := s.connect(ctxFor(t, patience), application)
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+		l.close()
+	}
+	connects("the first password")
+	write("next")
+	connects("the file has the next password, and the server the first")
+	h.sql(t, "ALTER ROLE "+h.login+" PASSWORD 'next'")
+	connects("both have the next")
+	write("wrong")
+	h.sql(t, "ALTER ROLE "+h.login+" PASSWORD 'third'")
+	if _, err := s.connect(ctxFor(t, patience), application); !errors.Is(err, election.ErrDenied) || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("neither is right: %v, want ErrDenied without the password", err)
+	}
+}
+
+func TestMeaningOfTheServersAnswers(t *testing.T) {
+	for code, want := range map[string]error{"42501": election.ErrDenied, "28P01": election.ErrDenied, "53100": election.ErrReadOnly, "25006": election.ErrReadOnly} {
+		if err := meaning(&pgconn.PgError{Code: code}); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", code, err, want)
+		}
+	}
+	for _, code := range []string{"57014", "40001", "53300"} {
+		err := meaning(&pgconn.PgError{Code: code})
+		if definite(err) || errors.Is(err, election.ErrDenied) || errors.Is(err, election.ErrReadOnly) {
+			t.Errorf("%s: %v, want an unknown outcome", code, err)
+		}
+	}
+	if err := meaning(&pgconn.PgError{Code: "42883"}); !strings.Contains(err.Error(), "tanist store init") {
+		t.Errorf("a database that is not prepared: %v", err)
+	}
+}
+
+// A publication that was given up, and arrives after a later one, undoes nothing.
+func TestLatePublicationUndoesNothing(t *testing.T) {
+	h := newHarness(t, common(t))
+	s, link := h.openLinked(t)
+	other := h.open(t, h.dsn())
+	lease := reign(t, s, 10*time.Minute)
+	record := election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}
+	link.HoldRequest(hex.EncodeToString([]byte("serving")))
+	ctx, giveUp := context.WithCancel(t.Context())
+	answered := make(chan error, 1)
+	go func() { answered <- s.Publish(ctx, lease, record) }()
+	await(t, "the publication is on its way", link.Held)
+	giveUp()
+	if err := <-answered; err == nil || errors.Is(err, election.ErrLost) {
+		t.Fatalf("publication that does not arrive: %v", err)
+	}
+	record.State = election.StateStopping
+	if err := other.Publish(ctxFor(t, patience), lease, record); err != nil {
+		t.Fatal(err)
+	}
+	link.PassOne()
+	await(t, "the late publication has arrived", func() bool { return !link.Held() })
+	for range 20 { // whatever it does, it does now
+		snap, err := other.Read(ctxFor(t, patience))
+		if err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
+			t.Fatalf("a late publication made the role key %+v, %v", snap.Active, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
