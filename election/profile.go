@@ -38,6 +38,14 @@ func PostgresTraits() Traits {
 	}
 }
 
+// gap names what [Traits.LeaderGap] is spent on, as a verb and as a noun.
+func (s Traits) gap() (verb, noun string) {
+	if s.Name == "postgres" {
+		return "restart", "restart"
+	}
+	return "elect a leader", "election"
+}
+
 // TraitsOf returns a store's guarantees, for checks that do not contact it.
 func TraitsOf(store string) Traits {
 	switch store {

@@ -126,9 +126,10 @@ func (t Timing) Validate(store Traits) error {
 	} else if 2*t.RenewEvery > usable {
 		refuse("lease.renew_every %v leaves fewer than two renewals in validity - stop_budget = %v: lower renew_every to at most %v", t.RenewEvery, usable, usable/2)
 	}
+	verb, noun := store.gap()
 	if gap := t.RenewEvery + store.LeaderGap; !t.LeaderChange && usable > 0 && usable < gap {
-		refuse("lease.validity - stop_budget = %v is shorter than renew_every + the %v that %s may take to elect a leader (%v): every such election would stop the controller; raise validity, or accept it with lease.leader_change: true",
-			usable, store.LeaderGap, store.Name, gap)
+		refuse("lease.validity - stop_budget = %v is shorter than renew_every + the %v that %s may take to %s (%v): every such %s would stop the controller; raise validity, or accept it with lease.leader_change: true",
+			usable, store.LeaderGap, store.Name, verb, gap, noun)
 	}
 	return errors.Join(errs...)
 }
@@ -164,19 +165,24 @@ func (t Timing) Bounds(store Traits, h Health) []Bound {
 	handOver := 2 * hop
 	unhealthy := time.Duration(h.Fall)*h.Interval + h.Timeout
 	expiry, words := t.TTL+store.ExpirySlack+Outlast(t.Validity), fmt.Sprintf("ttl %v + store %v + old validity waited out %v", t.TTL, store.ExpirySlack, Outlast(t.Validity))
+	_, noun := store.gap()
+	while := "the same while the store elects a leader"
+	if noun == "restart" {
+		while = "the same while the store restarts"
+	}
 	election := expiry + store.LeaderGap + t.TTL
-	electionWords := fmt.Sprintf("%s + store election %v + ttl again %v", words, store.LeaderGap, t.TTL)
+	electionWords := fmt.Sprintf("%s + store %s %v + ttl again %v", words, noun, store.LeaderGap, t.TTL)
 	if t.Beat {
 		expiry, words = t.Silence, fmt.Sprintf("silence %v", t.Silence)
 		election = expiry + store.LeaderGap
-		electionWords = fmt.Sprintf("%s + store election %v", words, store.LeaderGap)
+		electionWords = fmt.Sprintf("%s + store %s %v", words, noun, store.LeaderGap)
 	}
 	bounds := []Bound{
 		{"controller exits", handOver, fmt.Sprintf("hand-over %v", handOver)},
 		{"controller fails its checks", unhealthy + h.KillTimeout + handOver, fmt.Sprintf("%d checks %v + stop at most %v + hand-over %v", h.Fall, unhealthy, h.KillTimeout, handOver)},
 		{"planned move", h.Drain + h.StopTimeout + handOver, fmt.Sprintf("drain %v + stop at most %v + hand-over %v", h.Drain, h.StopTimeout, handOver)},
 		{"host crash, sidecar killed or frozen, link cut", expiry + handOver, words + fmt.Sprintf(" + hand-over %v", handOver)},
-		{"the same while the store elects a leader", election + handOver, electionWords + fmt.Sprintf(" + hand-over %v", handOver)},
+		{while, election + handOver, electionWords + fmt.Sprintf(" + hand-over %v", handOver)},
 		{"store away: the active has stopped after", t.Validity, fmt.Sprintf("validity %v (the stop begins at %v)", t.Validity, t.Validity-t.StopBudget)},
 	}
 	const byHolder, byTaker = 3, 5 // the old holder closes the repository; the taker fences it

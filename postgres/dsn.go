@@ -36,7 +36,7 @@ var settings = append([]string{
 // what they misread for a host name, and host names appear in messages. The error quotes no part of
 // the string.
 func CheckDSN(dsn string) error {
-	bad := func(why string) error { return errors.New("cannot read the repository's connection string: " + why) }
+	bad := func(why string) error { return errors.New("cannot read the connection string: " + why) }
 	dsn = strings.TrimSpace(dsn)
 	rest, isURL := strings.CutPrefix(dsn, "postgres://")
 	if !isURL {
@@ -101,7 +101,7 @@ func CheckDSN(dsn string) error {
 
 // eachSetting iterates over a connection string of keywords and values, with libpq's grammar.
 func eachSetting(dsn string, each func(key, text string)) error {
-	bad := func(why string) error { return errors.New("cannot read the repository's connection string: " + why) }
+	bad := func(why string) error { return errors.New("cannot read the connection string: " + why) }
 	for rest := strings.TrimSpace(dsn); rest != ""; rest = strings.TrimSpace(rest) {
 		key, after, ok := strings.Cut(rest, "=")
 		if !ok {
@@ -123,18 +123,42 @@ func eachSetting(dsn string, each func(key, text string)) error {
 
 // WithoutLogin returns the connection string without the settings that decide the user, for a gate.
 // The error does not quote the string. It does not read a service file that the string refers to.
-func WithoutLogin(dsn string) (string, error) {
+func WithoutLogin(dsn string) (string, error) { return without(dsn, login) }
+
+// HasPassword reports whether a connection string holds a password, or can't be read.
+func HasPassword(dsn string) bool {
+	if strings.TrimSpace(dsn) == "" {
+		return false
+	}
+	if u, err := url.Parse(dsn); err == nil && u.User != nil {
+		if _, has := u.User.Password(); has {
+			return true
+		}
+	}
+	with, err := without(dsn, nil)
+	if err != nil {
+		return true
+	}
+	stripped, err := without(dsn, []string{"password", "sslpassword"})
+	return err != nil || with != stripped
+}
+
+// without returns the connection string without some settings. If one of them is the user, a URL also
+// loses the login in its authority.
+func without(dsn string, remove []string) (string, error) {
 	if err := CheckDSN(dsn); err != nil {
 		return "", err
 	}
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		u, err := url.Parse(dsn)
 		if err != nil {
-			return "", errors.New("cannot read the repository's connection string: it is not a URL")
+			return "", errors.New("cannot read the connection string: it is not a URL")
 		}
-		u.User = nil
+		if slices.Contains(remove, "user") {
+			u.User = nil
+		}
 		query := u.Query()
-		for _, key := range login {
+		for _, key := range remove {
 			query.Del(key)
 		}
 		u.RawQuery = query.Encode()
@@ -142,7 +166,7 @@ func WithoutLogin(dsn string) (string, error) {
 	}
 	var kept []string
 	err := eachSetting(dsn, func(key, text string) {
-		if !slices.Contains(login, key) {
+		if !slices.Contains(remove, key) {
 			kept = append(kept, key+"="+text)
 		}
 	})
@@ -163,7 +187,7 @@ func valueEnd(s string) (int, error) {
 		}
 	}
 	if quoted {
-		return 0, errors.New("cannot read the repository's connection string: a quote is not closed")
+		return 0, errors.New("cannot read the connection string: a quote is not closed")
 	}
 	return len(s), nil
 }
@@ -205,24 +229,24 @@ func Unquoted(err error) string {
 func unreadable(err error) error {
 	var parse *pgconn.ParseConfigError
 	if !errors.As(err, &parse) {
-		return errors.New("cannot read the repository's connection string")
+		return errors.New("cannot read the connection string")
 	}
 	why := "a setting has a value that can't be used"
 	inner := errors.Unwrap(parse)
 	if inner == nil {
-		return errors.New("cannot read the repository's connection string: " + why)
+		return errors.New("cannot read the connection string: " + why)
 	}
 	// Files that the string names are the usual cause. Their errors name the file, which is not a
 	// secret.
 	if path, ok := errors.AsType[*os.PathError](inner); ok {
-		return fmt.Errorf("cannot read the repository's connection string: %s %s: %v", path.Op, path.Path, path.Err)
+		return fmt.Errorf("cannot read the connection string: %s %s: %v", path.Op, path.Path, path.Err)
 	}
 	for _, key := range settings {
 		if !slices.Contains(login, key) && slices.Contains(strings.FieldsFunc(inner.Error(), func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }), key) {
 			why = "the value of " + key + " can't be used"
 		}
 	}
-	return fmt.Errorf("cannot read the repository's connection string: %s", why)
+	return fmt.Errorf("cannot read the connection string: %s", why)
 }
 
 // unconnected returns the error of a failed connection: the hosts that were tried, and the reason.

@@ -22,6 +22,10 @@ func newSecret() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
+// Verifier returns what the server stores of a password: enough to check it, not enough to log in with
+// it.
+func Verifier(password string) (string, error) { return verifier(password) }
+
 // verifier returns what the server stores of a secret: enough to check the secret, not enough to
 // log in with it.
 func verifier(secret string) (string, error) {

@@ -44,9 +44,23 @@ func ask[T any](ctx context.Context, s *Store, verb string, again bool, f func(c
 		},
 	})
 	if err != nil {
-		return none, fmt.Errorf("cannot %s: %w", verb, err)
+		return none, fmt.Errorf("cannot %s: %w", verb, unrepeated(err))
 	}
 	return value, nil
+}
+
+// unrepeated returns the first of several failures if the others say the same.
+func unrepeated(err error) error {
+	var all election.Failures
+	if !errors.As(err, &all) {
+		return err
+	}
+	for _, other := range all[1:] {
+		if other.Error() != all[0].Error() {
+			return err
+		}
+	}
+	return all[0]
 }
 
 // definite reports whether an error is the store's answer.

@@ -44,6 +44,8 @@ func meaning(err error) error {
 	switch pe.Code {
 	case "28P01", "28000", "42501":
 		return fmt.Errorf("%w: %s (SQLSTATE %s)", election.ErrDenied, pe.Message, pe.Code)
+	case "23503": // the foreign key: somebody has ended the lease by hand
+		return election.ErrLost
 	case "25006", "53100": // read only, disk full
 		return fmt.Errorf("%w: %s (SQLSTATE %s)", election.ErrReadOnly, pe.Message, pe.Code)
 	case "3F000", "42883", "42P01", "3D000":

@@ -129,6 +129,9 @@ func TestStoreWithoutASuperuser(t *testing.T) {
 		t.Errorf("the clock is %q", epoch)
 	}
 	s := h.open(t, h.dsn())
+	if got := s.Warning(ctxFor(t, patience)); !strings.Contains(got, "by the wall clock") {
+		t.Errorf("warning %q", got)
+	}
 	lease := reign(t, s, time.Minute)
 	if err := hold(ctxFor(t, patience), s, lease); err != nil {
 		t.Error(err)
@@ -159,6 +162,9 @@ func TestOneOfSeveralHostsTakesWrites(t *testing.T) {
 		return err == nil
 	})
 	lease := reign(t, s, time.Minute)
+	await(t, "a warning of a standby that is asynchronous", func() bool {
+		return strings.Contains(s.Warning(ctxFor(t, patience)), "its standbys are asynchronous")
+	})
 
 	only := h.open(t, dsn(at(replica)))
 	if _, err := only.Read(ctxFor(t, patience)); !errors.Is(err, election.ErrReadOnly) {
@@ -478,5 +484,38 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 			t.Fatalf("a late publication made the role key %+v, %v", snap.Active, err)
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Somebody deletes a lease by hand at the moment at which a transaction binds a key to it.
+func TestLeaseDeletedByHandMeanwhile(t *testing.T) {
+	h := newHarness(t, common(t))
+	s := h.open(t, h.dsn())
+	lease := reign(t, s, 10*time.Minute)
+	super := superuser(t, h.server)
+	deleting, err := super.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := deleting.Exec(t.Context(), "DELETE FROM tanist_store.lease WHERE id = $1", string(lease)); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		answered <- s.Put(ctxFor(t, patience), election.Put{Key: "settings", Value: []byte("1"), Lease: lease})
+	}()
+	other := superuser(t, h.server)
+	await(t, "the put waits for the deletion", func() bool {
+		var n int
+		if err := other.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'", h.login).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n > 0
+	})
+	if err := deleting.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; !errors.Is(err, election.ErrLost) {
+		t.Errorf("put with a lease that was deleted meanwhile: %v, want ErrLost", err)
 	}
 }

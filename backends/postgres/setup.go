@@ -20,6 +20,9 @@ var storeSQL string
 // layout is the version of the tables and functions.
 const layout = 1
 
+// initLock lets only one operator at a time prepare a database.
+const initLock = 0x74616e6973740001
+
 // ownerRole owns the store, if a superuser prepares it. Nobody logs in as it.
 const ownerRole = "tanist_store_owner"
 
@@ -167,7 +170,7 @@ END $do$;
 `
 
 // outward are the functions that logins call.
-const outward = "tanist_store.hello, tanist_store.sweep, tanist_store.read, tanist_store.clusters, tanist_store.grant_lease, " +
+const outward = "tanist_store.hello, tanist_store.server, tanist_store.sweep, tanist_store.read, tanist_store.clusters, tanist_store.grant_lease, " +
 	"tanist_store.renew, tanist_store.revoke_lease, tanist_store.hold, tanist_store.swap, tanist_store.remove"
 
 // SetupSQL returns the SQL that prepares a database as the store of a cluster. It is one transaction.
@@ -184,6 +187,7 @@ func SetupSQL(o SetupOptions) (string, error) {
 	line("SET LOCAL search_path = pg_catalog, pg_temp;")
 	line("SET LOCAL client_min_messages = warning;")
 	line("SET LOCAL lock_timeout = '10s';")
+	line("SELECT pg_advisory_xact_lock(%d);", initLock)
 	b.WriteString(strings.ReplaceAll(prepareSQL, "@OWNER@", ownerRole))
 	b.WriteString(strings.NewReplacer("@HINTED@", hinted, "@CONTROLLERS@", literal(election.ControllerPrefix),
 		"@ACTIVE@", literal(election.ActiveKey), "@LAYOUT@", fmt.Sprint(layout)).Replace(storeSQL))
@@ -227,6 +231,11 @@ func Init(ctx context.Context, dsn string, o SetupOptions) error {
 	if err != nil {
 		return err
 	}
+	return Apply(ctx, dsn, sql)
+}
+
+// Apply runs the SQL of [SetupSQL] or [RemoveSQL].
+func Apply(ctx context.Context, dsn, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cfg, err := pgx.ParseConfig(dsn)

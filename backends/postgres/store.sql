@@ -148,6 +148,18 @@ BEGIN
     channel := tanist_store.channel(_cluster);
 END $fn$;
 
+-- server tells what a login can't see of the server, and what weakens its promises.
+CREATE OR REPLACE FUNCTION tanist_store.server(_cluster text, OUT version text, OUT clock text, OUT unsafe text, OUT replicas int, OUT synchronous boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+BEGIN
+    PERFORM tanist_store.admit(_cluster, NULL);
+    version := current_setting('server_version');
+    clock := (SELECT split_part(c.epoch, ' ', 1) FROM tanist_store.clock() c);
+    unsafe := (SELECT coalesce(string_agg(s.name, ' and '), '') FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off');
+    replicas := (SELECT count(*) FROM pg_stat_replication);
+    synchronous := current_setting('synchronous_standby_names') <> '';
+END $fn$;
+
 -- read returns some keys and all with a prefix, as of one moment.
 CREATE OR REPLACE FUNCTION tanist_store.read(_cluster text, _keys text[], _prefix text)
 RETURNS TABLE (key text, value bytea, version bigint, lease text)

@@ -155,7 +155,7 @@ func (h *harness) Remove(t *testing.T, key string) {
 }
 
 func (h *harness) EndLease(t *testing.T, lease election.LeaseID) {
-	h.sql(t, "DELETE FROM tanist_store.lease WHERE id = $1", string(lease))
+	h.sql(t, "SELECT tanist_store.revoke_lease($1, $2)", h.cluster, string(lease))
 }
 
 // StallWatch stops the server's process that the host's watch is connected to.

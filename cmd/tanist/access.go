@@ -15,6 +15,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/postgres"
 )
 
 // access locates the store for the operators' commands: by a configuration file, or by flags and
@@ -26,15 +27,17 @@ type access struct {
 	endpoints []string
 	consul    string
 	prefix    string
+	dsn       string
 }
 
 func (a *access) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&a.file, "config", "c", "", "configuration file of any process of the cluster (default $TANIST_CONFIG)")
 	f.StringVarP(&a.cluster, "cluster", "C", "", "name of the cluster, without a configuration file (default $TANIST_CLUSTER)")
-	f.StringVar(&a.store, "store", "", "etcd or consul, without a configuration file (default etcd)")
+	f.StringVar(&a.store, "store", "", "etcd, consul or postgres, without a configuration file (default etcd)")
 	f.StringSliceVar(&a.endpoints, "endpoints", nil, "client URLs of etcd (default $ETCDCTL_ENDPOINTS, then http://127.0.0.1:2379)")
 	f.StringVar(&a.consul, "consul", "", "address of Consul (default $CONSUL_HTTP_ADDR, then http://127.0.0.1:8500)")
+	f.StringVar(&a.dsn, "dsn", "", "connection string of the PostgreSQL store, without a password (default libpq's PG* variables)")
 	f.StringVar(&a.prefix, "prefix", "", "where the keys are in etcd (default /tanist)")
 }
 
@@ -90,6 +93,12 @@ func (a *access) resolve() (daemon.StoreConfig, error) {
 	}
 	if a.consul != "" {
 		c.Consul.Address = a.consul
+	}
+	if a.dsn != "" {
+		if postgres.HasPassword(a.dsn) {
+			return c, exit.Errorf(exit.Usage, "--dsn can't be read or holds a password, which every process of this host could see: use PGPASSWORD, PGPASSFILE or a configuration file")
+		}
+		c.Postgres = config.Postgres{DSN: a.dsn, PasswordFile: c.Postgres.PasswordFile}
 	}
 	if a.prefix != "" {
 		c.Etcd.Prefix = a.prefix

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tanist/tanist/backends/consul"
 	"github.com/tanist/tanist/backends/etcd"
+	pgstore "github.com/tanist/tanist/backends/postgres"
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
@@ -160,6 +161,12 @@ func examineServers(ctx context.Context, s daemon.Store, add addFinding) {
 			default:
 				add(levelOK, "server", "%s answers: Consul %s; the servers' leader is %s", agent.Address, version, agent.Leader)
 			}
+		}
+	case *pgstore.Store:
+		if is, err := s.Server(ctx); err != nil {
+			add(levelWarning, "server", "%v", err)
+		} else {
+			add(levelOK, "server", "%s answers: PostgreSQL %s", is.Address, is.Version)
 		}
 	case *etcd.Store:
 		for _, server := range s.Versions(ctx) {

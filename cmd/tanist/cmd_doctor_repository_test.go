@@ -54,7 +54,7 @@ func TestDoctorExaminesTheRepository(t *testing.T) {
 	for _, c := range []struct{ dsn, sql, want string }{
 		{good, "", "warning repository fsync is off"}, // it is, on a private server
 		{server.DSN("tanist_a", "geheim?", "postgres"), "", "failure repository cannot check the repository: cannot connect to"},
-		{"postgres://tanist_a:geheim@geheim@127.0.0.1/postgres", "", "failure repository cannot read the repository's connection string: it has more than one @"},
+		{"postgres://tanist_a:geheim@geheim@127.0.0.1/postgres", "", "failure repository cannot read the connection string: it has more than one @"},
 		{good, "ALTER ROLE orders_a REPLICATION", "failure repository the program's login orders_a of controller ctl-a has REPLICATION"},
 	} {
 		if c.sql != "" {

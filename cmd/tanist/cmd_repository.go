@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	pgstore "github.com/tanist/tanist/backends/postgres"
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
@@ -40,7 +41,7 @@ func repositoryInitCommand() *cobra.Command {
 	var o postgres.SetupOptions
 	var controllers []string
 	var dsnFile string
-	var apply bool
+	var apply, store bool
 	cmd := &cobra.Command{
 		Use:   "init --cluster NAME --controller NAME:ROLE:SIDECAR[:PASSWORD_FILE]...",
 		Short: "Print the SQL that prepares a database, or apply it", Args: noArgs,
@@ -71,7 +72,7 @@ func repositoryInitCommand() *cobra.Command {
 					return exit.Errorf(exit.Usage, "%v", err)
 				}
 				fmt.Fprint(cmd.OutOrStdout(), sql)
-				return nil
+				return storeToo(cmd, store, o, false, dsnFile)
 			}
 			dsn, err := operatorDSN(dsnFile)
 			if err != nil {
@@ -81,7 +82,7 @@ func repositoryInitCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "the repository of %s is ready: %d controllers\n", o.Cluster, len(o.Controllers))
-			return nil
+			return storeToo(cmd, store, o, true, dsnFile)
 		},
 	}
 	f := cmd.Flags()
@@ -93,9 +94,22 @@ func repositoryInitCommand() *cobra.Command {
 	f.BoolVar(&o.AllowPrepared, "allow-prepared", false, "accept max_prepared_transactions above 0: the program's transaction manager decides their fate")
 	f.BoolVar(&o.AllowAsync, "allow-async", false, "accept asynchronous standbys: the promotion of one loses the fence")
 	f.BoolVar(&o.AllowLocalLogins, "allow-local-logins", false, "accept logins without a password on the server's own host: no controller runs there")
+	f.BoolVar(&store, "store", false, "the database is the store of the cluster too (store: postgres), for the same logins of the sidecars")
 	f.BoolVar(&apply, "apply", false, "run the SQL instead of printing it")
 	f.StringVar(&dsnFile, "dsn-file", "", "file with the connection string of a superuser (default: libpq's PG* variables)")
 	return cmd
+}
+
+// storeToo prepares the repository's database as the store too, for the logins of the sidecars.
+func storeToo(cmd *cobra.Command, store bool, o postgres.SetupOptions, apply bool, dsnFile string) error {
+	if !store {
+		return nil
+	}
+	so := pgstore.SetupOptions{Cluster: o.Cluster}
+	for _, c := range o.Controllers {
+		so.Logins = append(so.Logins, pgstore.Login{Name: c.Sidecar, Kind: pgstore.KindController})
+	}
+	return prepareStore(cmd, so, apply, dsnFile)
 }
 
 func repositoryCheckCommand() *cobra.Command {

@@ -30,6 +30,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/internal/testbed"
+	"github.com/tanist/tanist/postgres/private"
 )
 
 // TestMain makes the test binary the commands of the scripts: tanist itself, and a controller.
@@ -73,6 +74,19 @@ func TestScriptsOnConsul(t *testing.T) {
 	transcripts(t, "consul", map[string]string{
 		"CONSUL": servers.Servers[0].URL(), "CONSUL_HTTP_ADDR": servers.Servers[0].URL(), "CONSUL_BINARY": servers.Binary(),
 	})
+}
+
+// TestScriptsOnPostgres: the same on PostgreSQL.
+func TestScriptsOnPostgres(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	server, err := private.Start(t.Context(), private.Options{BinDir: os.Getenv("TANIST_PG_BINDIR")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() }) // the scripts run after this function
+	transcripts(t, "postgres", map[string]string{"SOCKET": server.Dir, "PORT": strconv.Itoa(server.Port)})
 }
 
 // transcripts runs those of a directory. Variables are set for them.
@@ -239,7 +253,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		}
 		for _, name := range []string{"output", "watch", "yes", "force", "cluster", "endpoints"} {
 			f := c.Flags().Lookup(name)
-			if f == nil || c.CommandPath() == "tanist events" || strings.HasPrefix(c.CommandPath(), "tanist repository") {
+			if f == nil || c.CommandPath() == "tanist events" || strings.HasPrefix(c.CommandPath(), "tanist repository") || strings.HasPrefix(c.CommandPath(), "tanist store") {
 				continue
 			}
 			if before, ok := words[name]; ok && before != f.Shorthand+f.Usage {

@@ -172,7 +172,7 @@ func (g *Gate) upstream() (*pgconn.Config, error) {
 	}
 	cfg, err := pgconn.ParseConfig(g.cfg.DSN)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the repository's connection string: %s", postgres.Unquoted(err))
+		return nil, fmt.Errorf("cannot read the connection string: %s", postgres.Unquoted(err))
 	}
 	cfg.BuildFrontend = postgres.Frontend // until the program takes over
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -22,6 +22,7 @@ import (
 	consulstore "github.com/tanist/tanist/backends/consul"
 	etcdstore "github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/postgres"
 )
 
 // at returns the position for a path: its own, or that of its nearest ancestor in the file.
@@ -198,7 +199,7 @@ func (d *decoder) tls(path string, t TLS) {
 }
 
 // store checks the parts that concern this host; the store's own package checks the rest.
-func (d *decoder) store(store string, etcd Etcd, consul Consul) {
+func (d *decoder) store(store string, etcd Etcd, consul Consul, server Postgres) {
 	switch store {
 	case "etcd":
 		if len(etcd.Endpoints) == 0 {
@@ -238,7 +239,24 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul) {
 		if consul.Service.Connect && consul.Service.Name == "" {
 			d.wrong("consul.service.name", "it is missing, and connect is on")
 		}
+	case "postgres":
+		d.server(server)
 	}
+}
+
+// server checks where the store's PostgreSQL server is. A file with the connection string may hold
+// its password, and the configuration may not, because people print it.
+func (d *decoder) server(p Postgres) {
+	if p.DSN != "" && p.DSNFile != "" {
+		d.wrong("postgres.dsn", "give either dsn or dsn_file")
+	}
+	if err := postgres.CheckDSN(p.DSN); err != nil {
+		d.wrong("postgres.dsn", "%v", err)
+	} else if postgres.HasPassword(p.DSN) {
+		d.wrong("postgres.dsn", "it holds a password: use password_file, or dsn_file for the whole connection string")
+	}
+	d.needed("postgres.dsn_file", p.DSNFile)
+	d.needed("postgres.password_file", p.PasswordFile)
 }
 
 // signals are the signals that a file may name.
@@ -274,7 +292,7 @@ func (d *decoder) output(path, value string) {
 func (d *decoder) checkController(c *Controller) {
 	d.name("cluster", c.Cluster)
 	d.name("name", c.Name)
-	d.store(c.Store, c.Etcd, c.Consul)
+	d.store(c.Store, c.Etcd, c.Consul, c.Postgres)
 	d.checkLease(c)
 	d.checkStoreLoss(c)
 	d.checkRun(c)
@@ -602,7 +620,7 @@ func (d *decoder) checkRepository(r *Repository) {
 func (d *decoder) checkAgent(a *Agent) {
 	d.name("cluster", a.Cluster)
 	d.name("name", a.Name)
-	d.store(a.Store, a.Etcd, a.Consul)
+	d.store(a.Store, a.Etcd, a.Consul, a.Postgres)
 	switch {
 	case a.Run == nil && len(a.Agents) == 0:
 		d.wrong("run", "it is missing: run.command starts the agent")
@@ -664,7 +682,7 @@ func (d *decoder) checkOnChange(path string, o OnChange) {
 
 func (d *decoder) checkHAProxy(h *HAProxy) {
 	d.name("cluster", h.Cluster)
-	d.store(h.Store, h.Etcd, h.Consul)
+	d.store(h.Store, h.Etcd, h.Consul, h.Postgres)
 	d.name("name", h.Name)
 	d.readable("haproxy.template", h.HAProxy.Template)
 	for i, v := range h.Clusters {
@@ -679,7 +697,7 @@ func (d *decoder) checkHAProxy(h *HAProxy) {
 
 func (d *decoder) checkVIP(v *VIP) {
 	d.name("cluster", v.Cluster)
-	d.store(v.Store, v.Etcd, v.Consul)
+	d.store(v.Store, v.Etcd, v.Consul, v.Postgres)
 	d.name("name", v.Name)
 	if v.Controller == "" {
 		d.wrong("controller", "it is missing: the controller whose address is on this host")

@@ -42,7 +42,7 @@ func consumed(name string) bool {
 }
 
 // ForCommand returns the part of environ that the command of `tanist run` gets, which has no file
-// to configure it. Tanist does not read libpq's variables there.
+// to configure it. Tanist does not read libpq's variables there, unless they locate the store.
 func ForCommand(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

@@ -197,7 +197,7 @@ func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 	d.native(root, env)
 	for f, value := range root.Fields() {
 		switch key := f.Tag.Get("yaml"); key {
-		case "etcd", "consul":
+		case "etcd", "consul", "postgres":
 			d.variables(value, key, env)
 		case "store":
 			if text := env("TANIST_STORE"); text != "" {
@@ -208,7 +208,7 @@ func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 	d.oneOf(root, "")
 	d.name("cluster", cluster)
 	d.own(&l.Agent.Etcd, &l.Agent.Consul)
-	d.store(l.Agent.Store, l.Agent.Etcd, l.Agent.Consul)
+	d.store(l.Agent.Store, l.Agent.Etcd, l.Agent.Consul, l.Agent.Postgres)
 	if len(d.problems) > 0 {
 		return nil, d.sorted()
 	}

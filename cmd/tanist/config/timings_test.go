@@ -66,7 +66,7 @@ func TestImpossibleTimings(t *testing.T) {
 
 // TestProfilesAreSound: what is offered is accepted, with every store.
 func TestProfilesAreSound(t *testing.T) {
-	for _, store := range []string{"etcd", "consul"} {
+	for _, store := range []string{"etcd", "consul", "postgres"} {
 		for _, profile := range []string{"default", "fast"} {
 			l, err := Parse(fmt.Appendf(nil, "%sstore: %s\nlease: {profile: %s}\n", good, store, profile), Options{File: "f.yml", Env: noEnv})
 			if err != nil {

@@ -54,6 +54,13 @@ type Consul struct {
 	Token Hidden
 }
 
+// Postgres locates the server that keeps the store. Where it says nothing, libpq's variables do.
+type Postgres struct {
+	DSN          string `yaml:"dsn"`
+	DSNFile      string `yaml:"dsn_file"`
+	PasswordFile string `yaml:"password_file"`
+}
+
 // Hidden is a text that prints as "***" in every format.
 type Hidden string
 
@@ -95,9 +102,10 @@ type Controller struct {
 	Name        string        `yaml:"name"`
 	Priority    int           `yaml:"priority"`
 	NoFailover  bool          `yaml:"nofailover"`
-	Store       string        `yaml:"store" one:"etcd consul"`
+	Store       string        `yaml:"store" one:"etcd consul postgres"`
 	Etcd        Etcd          `yaml:"etcd"`
 	Consul      Consul        `yaml:"consul"`
+	Postgres    Postgres      `yaml:"postgres"`
 	Lease       Lease         `yaml:"lease"`
 	OnStoreLoss string        `yaml:"on_store_loss" one:"stop failsafe keep"`
 	Failsafe    Failsafe      `yaml:"failsafe"`
@@ -290,9 +298,10 @@ type Agent struct {
 	Kind        string        `yaml:"kind"`
 	Cluster     string        `yaml:"cluster"`
 	Name        string        `yaml:"name"`
-	Store       string        `yaml:"store" one:"etcd consul"`
+	Store       string        `yaml:"store" one:"etcd consul postgres"`
 	Etcd        Etcd          `yaml:"etcd"`
 	Consul      Consul        `yaml:"consul"`
+	Postgres    Postgres      `yaml:"postgres"`
 	Run         *AgentRun     `yaml:"run"`
 	OnChange    OnChange      `yaml:"on_change"`
 	Agents      []OneOf       `yaml:"agents"`
@@ -372,9 +381,10 @@ type HAProxy struct {
 	Kind        string         `yaml:"kind"`
 	Cluster     string         `yaml:"cluster"`
 	Name        string         `yaml:"name"`
-	Store       string         `yaml:"store" one:"etcd consul"`
+	Store       string         `yaml:"store" one:"etcd consul postgres"`
 	Etcd        Etcd           `yaml:"etcd"`
 	Consul      Consul         `yaml:"consul"`
+	Postgres    Postgres       `yaml:"postgres"`
 	Controllers []string       `yaml:"controllers"`
 	HAProxy     HAProxyProcess `yaml:"haproxy"`
 	Clusters    []Virtual      `yaml:"clusters"`
@@ -429,9 +439,10 @@ type VIP struct {
 	Cluster    string      `yaml:"cluster"`
 	Name       string      `yaml:"name"`
 	Controller string      `yaml:"controller"`
-	Store      string      `yaml:"store" one:"etcd consul"`
+	Store      string      `yaml:"store" one:"etcd consul postgres"`
 	Etcd       Etcd        `yaml:"etcd"`
 	Consul     Consul      `yaml:"consul"`
+	Postgres   Postgres    `yaml:"postgres"`
 	VirtualIP  []VirtualIP `yaml:"virtual_ip"`
 	StateDir   string      `yaml:"state_dir"`
 	Listen     Web         `yaml:"listen"`

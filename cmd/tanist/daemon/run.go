@@ -116,7 +116,7 @@ func Run(ctx context.Context, f RunOptions, where StoreConfig, self Self) (err e
 	defer end(nil)
 	once := &turn{
 		driver: process.New(process.Config{
-			Command: f.Command, Inherit: config.ForCommand(os.Environ()), NewPrivs: true, User: f.User, StopSignal: stopSignal(f.StopSignal), Log: log,
+			Command: f.Command, Inherit: inherited(where), NewPrivs: true, User: f.User, StopSignal: stopSignal(f.StopSignal), Log: log,
 		}), end: end, once: f.Once,
 	}
 	told := make(chan os.Signal, 2)
@@ -177,6 +177,14 @@ func (f *RunOptions) sidecar(where StoreConfig, self Self) sidecar.Config {
 		cfg.Port = func(ctx context.Context) error { return health.WaitPort(ctx, port) }
 	}
 	return cfg
+}
+
+// inherited is what the command inherits. The variables that locate the store are ours.
+func inherited(where StoreConfig) []string {
+	if where.Store == "postgres" {
+		return config.EnvFrom{"all"}.Inherited(os.Environ())
+	}
+	return config.ForCommand(os.Environ())
 }
 
 // startWithin bounds the start of a command with a published URL.
