@@ -1,7 +1,7 @@
 // Package election decides who may act.
 //
 // A cluster has many controllers, and at most one of them may be active. The right to be active is
-// a lease: granted by a store (etcd or Consul), valid for a bounded time, and numbered. The number
+// a lease: granted by a store (etcd, Consul or PostgreSQL), valid for a bounded time, and numbered. The number
 // is the [Term]. It grows by one at every takeover and is the fencing token everywhere else.
 //
 // # What is guaranteed

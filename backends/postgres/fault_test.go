@@ -60,7 +60,10 @@ func TestLeaseStartsOverWhenTheServerWasAway(t *testing.T) {
 	time.Sleep(ttl + time.Second)
 	h.Start(t)
 	await(t, "renewal after the crash", func() bool {
-		err := hold(ctxFor(t, patience), s, lease)
+		err := s.Renew(ctxFor(t, patience), lease)
+		if err == nil {
+			err = hold(ctxFor(t, patience), s, lease)
+		}
 		if errors.Is(err, election.ErrLost) {
 			t.Fatal("the lease ended while the server was away")
 		}
@@ -87,6 +90,37 @@ func TestLeaseStartsOverWhenTheServerWasAway(t *testing.T) {
 	})
 	if lived := time.Since(began); lived < ttl {
 		t.Errorf("the lease ended %v after the first look, before its ttl of %v", lived, ttl)
+	}
+}
+
+// The process of a watch ends the lease of a dead holder, although nobody reads, and gets the hint.
+func TestWatchEndsTheLeaseOfADeadHolder(t *testing.T) {
+	h := newHarness(t, common(t))
+	hints := h.open(t, h.dsn()).Watch(t.Context())
+	<-hints
+	ttl := h.open(t, h.dsn()).Traits().MinTTL
+	begun := time.Now()
+	reign(t, h.open(t, h.dsn()), ttl)
+	super := superuser(t, h.server)
+	await(t, "the role key is gone", func() bool {
+		var n int
+		if err := super.QueryRow(t.Context(), "SELECT count(*) FROM tanist_store.entry WHERE cluster = $1 AND key = 'active'", h.cluster).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n == 0
+	})
+	if lived := time.Since(begun); lived < ttl {
+		t.Errorf("the lease ended after %v, before its ttl of %v", lived, ttl)
+	}
+	for end := time.After(patience); ; {
+		select {
+		case <-hints:
+		case <-end:
+			t.Fatal("no hint")
+		}
+		if snap, err := h.open(t, h.dsn()).Read(ctxFor(t, patience)); err == nil && snap.Vacant() {
+			return
+		}
 	}
 }
 
