@@ -497,7 +497,8 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 	other := h.open(t, h.dsn())
 	lease := reign(t, s, 10*time.Minute)
 	record := election.Active{Controller: "ctl-a", Term: 1, State: election.StateServing}
-	link.HoldRequest(hex.EncodeToString([]byte("serving")))
+	word := hex.EncodeToString([]byte("serving"))
+	link.HoldRequest(word)
 	ctx, giveUp := context.WithCancel(t.Context())
 	answered := make(chan error, 1)
 	go func() { answered <- s.Publish(ctx, lease, record) }()
@@ -510,14 +511,30 @@ func TestLatePublicationUndoesNothing(t *testing.T) {
 	if err := other.Publish(ctxFor(t, patience), lease, record); err != nil {
 		t.Fatal(err)
 	}
-	link.PassOne()
-	await(t, "the late publication has arrived", func() bool { return !link.Held() })
-	for range 20 { // whatever it does, it does now
-		snap, err := other.Read(ctxFor(t, patience))
-		if err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
-			t.Fatalf("a late publication made the role key %+v, %v", snap.Active, err)
+	super, looking := superuser(t, h.server), superuser(t, h.server)
+	blocking, err := super.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blocking.Exec(t.Context(), "SELECT FROM tanist_store.cluster WHERE name = $1 FOR UPDATE", h.cluster); err != nil {
+		t.Fatal(err)
+	}
+	under := func(waiting bool) (n int) {
+		if err := looking.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active' AND query LIKE '%'||$2||'%' AND (NOT $3 OR wait_event_type = 'Lock')",
+			h.login, word, waiting).Scan(&n); err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		return n
+	}
+	link.PassOne()
+	link.PassOne() // the connection on which the library cancels the request; the cancellation itself stays
+	await(t, "the late publication arrives", func() bool { return under(true) == 1 })
+	if err := blocking.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the late publication has been carried out", func() bool { return under(false) == 0 })
+	if snap, err := other.Read(ctxFor(t, patience)); err != nil || snap.Active == nil || snap.Active.State != election.StateStopping {
+		t.Errorf("a late publication made the role key %+v, %v", snap.Active, err)
 	}
 }
 

@@ -60,8 +60,8 @@ func (o options) check() error {
 		return &usageError{fmt.Sprintf("--runs %d: it must be at least 1", o.runs)}
 	case o.profile != election.ProfileFast && o.profile != election.ProfileDefault:
 		return &usageError{fmt.Sprintf("unknown profile %q: it is fast or default", o.profile)}
-	case o.store != "etcd" && o.store != "consul":
-		return &usageError{fmt.Sprintf("unknown store %q: it is etcd or consul", o.store)}
+	case !slices.Contains([]string{"etcd", "consul", "postgres"}, o.store):
+		return &usageError{fmt.Sprintf("unknown store %q: it is etcd, consul or postgres", o.store)}
 	case !slices.Contains(storeLosses, election.StoreLoss(o.storeLoss)):
 		return &usageError{fmt.Sprintf("unknown --on-store-loss %q: it is stop, failsafe or keep", o.storeLoss)}
 	case o.probe < time.Millisecond || o.probe > time.Second:
@@ -230,11 +230,7 @@ func (l *lab) up(ctx context.Context) error {
 	}
 	next := func() string { p := ports[0]; ports = ports[1:]; return p }
 
-	l.out.step(l.opts.store + ", PostgreSQL")
-	l.store = &consulStore{dir: l.path("consul")}
-	if client, peer := "http://"+next(), "http://"+next(); l.opts.store == "etcd" {
-		l.store = &etcdStore{self: l.self, dir: l.path("etcd"), logs: l.path("log"), client: client, peer: peer}
-	}
+	l.store = l.newStore("http://"+next(), "http://"+next())
 	for _, name := range []string{"a", "b"} {
 		s := &side{Name: "ctl-" + name, listen: next(), apiListen: next(), check: next(), Config: l.path("ctl-" + name + ".yml")}
 		s.URL, s.API = "http://"+s.listen, "http://"+s.apiListen
@@ -296,6 +292,20 @@ func (l *lab) up(ctx context.Context) error {
 	}
 	l.out.step(fmt.Sprintf("all up in %.1f s, in %s", time.Since(begun).Seconds(), l.dir))
 	return nil
+}
+
+// newStore returns the store that was asked for, not started yet. The addresses are for etcd.
+func (l *lab) newStore(client, peer string) store {
+	switch l.opts.store {
+	case "postgres":
+		l.out.step("PostgreSQL, which is the store too")
+		return &postgresStore{lab: l}
+	case "consul":
+		l.out.step("consul, PostgreSQL")
+		return &consulStore{dir: l.path("consul")}
+	}
+	l.out.step("etcd, PostgreSQL")
+	return &etcdStore{self: l.self, dir: l.path("etcd"), logs: l.path("log"), client: client, peer: peer}
 }
 
 // repositoryUp starts PostgreSQL and prepares the fence and the demo's table.
@@ -512,8 +522,11 @@ type facts struct {
 
 func (l *lab) writeFacts() error {
 	f := facts{VirtualURL: l.virtualURL, Repository: l.super, Tanist: l.tanist, Sides: l.sides, PIDs: map[string]int{}}
-	if f.Etcd = l.store.url(); l.opts.store == "consul" {
-		f.Etcd, f.Consul = "", f.Etcd
+	switch l.opts.store {
+	case "etcd":
+		f.Etcd = l.store.url()
+	case "consul":
+		f.Consul = l.store.url()
 	}
 	for _, p := range l.processes() {
 		f.PIDs[p.name] = p.pid()

@@ -59,7 +59,7 @@ func run() int {
 	f.IntVar(&o.runs, "runs", 1, "how often each part runs; the table shows medians")
 	f.BoolVar(&o.keep, "keep", false, "leave the cluster running after the tour, until Ctrl-C")
 	f.StringVar(&o.profile, "profile", "fast", "lease profile: fast (with quick health checks) or default (with the default ones)")
-	f.StringVar(&o.store, "store", "etcd", "etcd or consul; Consul is built from the source tree at its first use, which takes minutes")
+	f.StringVar(&o.store, "store", "etcd", "etcd, consul, or postgres (the repository's own server, and nothing else); Consul is built from the source tree at its first use, which takes minutes")
 	f.StringVar(&o.storeLoss, "on-store-loss", "stop", "what the active does when the store is away: stop, failsafe or keep; --scenario store-away shows it")
 	f.StringVar(&o.json, "json", "", "write the results to this file as JSON")
 	f.StringVar(&o.tanist, "tanist", "", "the tanist binary (default: next to tanist-lab, or built from the source tree)")
