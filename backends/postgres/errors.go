@@ -28,7 +28,7 @@ var errPooler = errors.New("there is a connection pooler in between, which swall
 type errLayout int
 
 func (e errLayout) Error() string {
-	return fmt.Sprintf("the database was prepared by another version (layout %d, this one needs %d): run `tanist store init` again", int(e), layout)
+	return fmt.Sprintf("the database was prepared by an older version (layout %d, this one needs %d): run `tanist store init` again", int(e), layout)
 }
 
 // errUnconfirmed reports a commit that is not on the synchronous standby.

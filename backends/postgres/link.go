@@ -207,7 +207,7 @@ func (s *Store) greet(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
 	case err != nil:
 	case pid != l.PgConn().PID():
 		err = errPooler
-	case is != layout:
+	case is < layout: // a later one serves this version too
 		err = errLayout(is)
 	}
 	if err != nil {

@@ -44,7 +44,7 @@ func (s *Store) Warning(ctx context.Context) string {
 func (is Server) warning() string {
 	var all []string
 	if is.Unsafe != "" {
-		all = append(all, fmt.Sprintf("%s is off: a crash of its host loses claims that were confirmed, or the whole database; turn it on", is.Unsafe))
+		all = append(all, fmt.Sprintf("with %s off, a crash of its host loses claims that were confirmed, or the whole database; turn it on", is.Unsafe))
 	}
 	if is.Clock != "uptime" {
 		all = append(all, "leases are counted by the wall clock, because its time since boot can't be read: a step of that clock ends leases early, or late; "+

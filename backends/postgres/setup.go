@@ -17,7 +17,8 @@ import (
 //go:embed store.sql
 var storeSQL string
 
-// layout is the version of the tables and functions.
+// layout is the version of the tables and functions. A process works with its own and later ones, so
+// that a database is prepared again before the first sidecar is upgraded.
 const layout = 1
 
 // initLock lets only one operator at a time prepare a database.
