@@ -20,6 +20,7 @@ func guardedServer(cfg Config) *Server {
 		"/active": func() (bool, any) { return true, "private" }, "/passive": func() (bool, any) { return false, "private" },
 	}
 	cfg.Documents = map[string]Document{"/v1/cluster": func(context.Context) (any, error) { return "private", nil }}
+	cfg.Streams = map[string]Stream{"/v1/events": func(context.Context) <-chan Event { return nil }}
 	cfg.Metrics = []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "private"}, func() float64 { return 1 })}
 	return New(cfg)
 }
@@ -78,6 +79,9 @@ func TestOtherHostsReadOnlyYesOrNo(t *testing.T) {
 		status, body = get(s, c.at, "/metrics", c.header)
 		if c.reads != strings.Contains(body, "private 1") || c.reads != (status == http.StatusOK) {
 			t.Errorf("%s: the metrics: %d %s", name, status, body)
+		}
+		if status, _ = get(s, c.at, "/v1/events", c.header); c.reads != (status == http.StatusOK) {
+			t.Errorf("%s: the events: %d", name, status)
 		}
 		for path, want := range map[string]int{"/active": http.StatusOK, "/passive": http.StatusServiceUnavailable} {
 			status, body := get(s, c.at, path, c.header)

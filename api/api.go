@@ -35,6 +35,8 @@ type Config struct {
 	Answers map[string]Answer
 	// Documents, by path ("/v1/cluster"). They get a context of a few seconds.
 	Documents map[string]Document
+	// Streams, by path ("/v1/events"), are sent as server-sent events to those who may read documents.
+	Streams map[string]Stream
 	// Secret, if set, signs a document when the request carries a nonce. Other hosts may read
 	// documents if they prove that they have it.
 	Secret election.Secret
@@ -60,6 +62,8 @@ type Server struct {
 	http   http.Server
 	web    []net.Listener
 	checks []net.Listener
+	ending chan struct{} // closed by end: streams have no end of their own
+	end    func()
 }
 
 const (
@@ -77,6 +81,8 @@ const (
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, ending: make(chan struct{})}
+	s.end = sync.OnceFunc(func() { close(s.ending) })
 	mux := http.NewServeMux()
 	for path, answer := range cfg.Answers {
 		mux.Handle(exact(path), answerHandler(answer, cfg.trusts))
@@ -84,6 +90,10 @@ func New(cfg Config) *Server {
 	places := make(chan struct{}, documentsAtOnce)
 	for path, document := range cfg.Documents {
 		mux.Handle(path, cfg.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
+	}
+	seats := make(chan struct{}, streamsAtOnce)
+	for path, stream := range cfg.Streams {
+		mux.Handle(path, cfg.guarded(s.streamHandler(stream, seats)))
 	}
 	for pattern, handler := range cfg.Handlers {
 		mux.Handle(pattern, handler)
@@ -97,7 +107,6 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		Problem(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %.200q for %s", r.URL.Path, r.Method))
 	})
-	s := &Server{cfg: cfg}
 	s.http = http.Server{
 		Handler: limited(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
@@ -169,6 +178,7 @@ func (s *Server) Run(ctx context.Context) {
 		serving.Go(func() { s.agentChecks(l) })
 	}
 	<-ctx.Done()
+	s.end()
 	for _, l := range s.checks {
 		_ = l.Close() // agentChecks then ends; nothing was buffered
 	}
@@ -182,6 +192,7 @@ func (s *Server) Run(ctx context.Context) {
 
 // Close closes the listeners of a server that was never run.
 func (s *Server) Close() {
+	s.end()
 	for _, l := range append(s.web, s.checks...) {
 		_ = l.Close()
 	}

@@ -124,44 +124,68 @@ type scene struct {
 	vips   []election.VIPHost
 }
 
-// followEvents reports every change until ctx ends. It reports a lost store once, and the missed
-// changes when the store is back.
+// followEvents reports every change until ctx ends.
 func followEvents(ctx context.Context, s daemon.Store, tell func(event) error) error {
-	hints := s.Watch(ctx)
-	var last scene
-	away := false
+	f := follower{store: s, hints: s.Watch(ctx)}
 	for {
-		now, err := look(ctx, s)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // interrupted: following ends that way
-		}
-		var events []event
-		switch {
-		case err != nil && !away:
-			away = true
-			events = []event{{Event: "store-away", Text: "cannot read the store" + because(err.Error())}}
-		case err == nil:
-			if away {
-				away = false
-				events = []event{{Event: "store-back", Text: "the store is back"}}
-			}
-			events = append(events, changes(last, now)...) // at first, everything that exists
-			last = now
-		}
-		for _, e := range events {
-			e.At = time.Now().UTC()
+		for _, e := range f.look(ctx) {
 			if err := tell(e); err != nil {
 				return err
 			}
 		}
-		timer := time.NewTimer(time.Second) // agents and tanist vip have no hints
-		select {
-		case <-ctx.Done():
-		case <-hints:
-		case <-timer.C:
+		if !f.wait(ctx) {
+			return nil // interrupted: following ends that way
 		}
-		timer.Stop()
 	}
+}
+
+// follower turns what it reads into events. It reports a lost store once, and the missed changes
+// when the store is back.
+type follower struct {
+	store daemon.Store
+	hints <-chan election.Hint
+	last  scene
+	away  bool
+}
+
+// look returns what has happened since the last look; at first, everything that exists.
+func (f *follower) look(ctx context.Context) []event {
+	now, err := look(ctx, f.store)
+	var events []event
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && !f.away:
+		f.away = true
+		events = []event{{Event: "store-away", Text: "cannot read the store" + because(err.Error())}}
+	case err == nil:
+		if f.away {
+			f.away = false
+			events = []event{{Event: "store-back", Text: "the store is back"}}
+		}
+		events = append(events, changes(f.last, now)...)
+		f.last = now
+	}
+	return dated(events)
+}
+
+// dated returns events that are seen now.
+func dated(events []event) []event {
+	for i := range events {
+		events[i].At = time.Now().UTC()
+	}
+	return events
+}
+
+// wait returns when it is time for the next look, and whether there is one.
+func (f *follower) wait(ctx context.Context) bool {
+	timer := time.NewTimer(time.Second) // agents and tanist vip have no hints
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-f.hints:
+	case <-timer.C:
+	}
+	return ctx.Err() == nil
 }
 
 func look(ctx context.Context, s daemon.Store) (scene, error) {

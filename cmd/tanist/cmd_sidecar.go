@@ -117,7 +117,7 @@ func sidecarCommand() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(50) // an idle sidecar allocates little, and its memory is the program's loss
 			}
-			return daemon.Sidecar(ctx, l, daemon.Self{Version: versionText(), Log: log})
+			return daemon.Sidecar(ctx, l, daemon.Self{Version: versionText(), Log: log, Events: eventStream})
 		},
 	}
 	flags.flags(cmd)

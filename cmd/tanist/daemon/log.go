@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -28,6 +29,9 @@ type Log struct {
 type Self struct {
 	Version string
 	Log     *Log
+	// Events makes the stream of a cluster's events, for the REST interface. It follows the store as
+	// long as somebody listens and ctx lasts. nil: there is none.
+	Events func(ctx context.Context, s Store) api.Stream
 }
 
 // metrics returns the metrics that every process has.

@@ -36,7 +36,7 @@ func advertised(l config.Listen) string {
 }
 
 // listen makes the sidecar's server, on all of its addresses.
-func (p *sidecarProcess) listen(s *sidecar.Sidecar) (*api.Server, error) {
+func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar) (*api.Server, error) {
 	cfg := api.Config{
 		Answers: p.answers(s),
 		Documents: map[string]api.Document{
@@ -57,6 +57,9 @@ func (p *sidecarProcess) listen(s *sidecar.Sidecar) (*api.Server, error) {
 			return haproxy.AgentCheck(state, view.Status.Reason)
 		},
 		Log: p.log,
+	}
+	if p.self.Events != nil {
+		cfg.Streams = map[string]api.Stream{"/v1/events": p.self.Events(ctx, p.backend)}
 	}
 	if p.peers != nil {
 		cfg.Secret = p.peers.Secret

@@ -40,7 +40,7 @@ func Sidecar(ctx context.Context, l *config.Loaded, self Self) (err error) {
 	}
 	s := sidecar.New(cfg)
 	p.book.showTo(s.ShowVirtualIPs)
-	server, err := p.listen(s)
+	server, err := p.listen(ctx, s)
 	if err != nil {
 		return err
 	}
