@@ -167,7 +167,7 @@ func TestKeyNames(t *testing.T) {
 	for got, want := range map[string]string{
 		ClusterPath("/"+RootPath, "orders") + ActiveKey: "/tanist/orders/active", ClusterPath(RootPath, "orders") + TermKey: "tanist/orders/term",
 		ClusterPath("/", "orders") + URLKey: "/orders/url", BeatKey: "beat", HeirKey: "heir", RequestKey: "request", PauseKey: "pause", StandbyKey: "standby", DeadKey: "dead",
-		RoleKey("ctl-a"): "role/ctl-a", ControllerKey("ctl-a"): "controllers/ctl-a", AgentKey("agt-1"): "agents/agt-1",
+		RoleWordKey("ctl-a"): "role/ctl-a", ControllerKey("ctl-a"): "controllers/ctl-a", AgentKey("agt-1"): "agents/agt-1",
 		HistoryKey(7): "history/0000000007",
 	} {
 		if got != want {

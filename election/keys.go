@@ -35,8 +35,8 @@ const (
 
 // Prefixes of the keys that exist once per controller, agent, tanist vip or term.
 const (
-	// RolePrefix is the prefix of the plain role words.
-	RolePrefix = "role/"
+	// RoleWordPrefix is the prefix of the plain role words.
+	RoleWordPrefix = "role/"
 	// ControllerPrefix is the prefix of the [Controller] statuses.
 	ControllerPrefix = "controllers/"
 	// AgentPrefix is the prefix of the [Agent] statuses.
@@ -57,9 +57,9 @@ func ClusterPath(root, cluster string) string {
 	return strings.TrimSuffix(root, "/") + "/" + cluster + "/"
 }
 
-// RoleKey returns the key of a controller's role word. It is bound to the lease of its reign or of
+// RoleWordKey returns the key of a controller's role word. It is bound to the lease of its reign or of
 // its presence.
-func RoleKey(controller string) string { return RolePrefix + controller }
+func RoleWordKey(controller string) string { return RoleWordPrefix + controller }
 
 // ControllerKey returns the key of a controller's status, bound to the lease of its presence.
 func ControllerKey(controller string) string { return ControllerPrefix + controller }

@@ -24,7 +24,7 @@ func (s *Sidecar) lead(ctx context.Context, t *election.Tenure) (end election.En
 	if !t.Resumed {
 		s.prepare() // during the fencing, or the wait for an old lease
 	}
-	s.presence.Unset(election.RoleKey(s.cfg.Name)) // from now on the store writes it together with the reign
+	s.presence.Unset(election.RoleWordKey(s.cfg.Name)) // from now on the store writes it together with the reign
 	s.board.begin(t)
 	t.OnVoid(func(d election.HolderDecision) {
 		log.Warn().Str("reason", d.Why).Str("by", d.Request.By).Msg("dropped a request")

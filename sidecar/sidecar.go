@@ -364,7 +364,7 @@ func (s *Sidecar) prepare() {
 // bePassive publishes the role passive.
 func (s *Sidecar) bePassive() {
 	s.shutDoor(context.Background(), shutWithin)
-	s.presence.Set(election.RoleKey(s.cfg.Name), []byte(election.RolePassive))
+	s.presence.Set(election.RoleWordKey(s.cfg.Name), []byte(election.RolePassive))
 	if s.board.announce(election.RolePassive) {
 		s.hooks.add("on_passive", s.event(0, ""))
 	}

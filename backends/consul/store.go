@@ -290,7 +290,7 @@ func (s *Store) revoke(ctx context.Context, lease election.LeaseID) error {
 func (s *Store) drop(ctx context.Context, lease election.LeaseID) error {
 	look := []op{
 		s.kv(api.KVGetOrEmpty, election.ActiveKey, nil), s.kv(api.KVGetOrEmpty, election.URLKey, nil), s.kv(api.KVGetOrEmpty, election.BeatKey, nil),
-		s.kv(api.KVGetOrEmpty, election.HeirKey, nil), s.kv(api.KVGetTree, election.RolePrefix, nil), s.kv(api.KVGetTree, election.ControllerPrefix, nil),
+		s.kv(api.KVGetOrEmpty, election.HeirKey, nil), s.kv(api.KVGetTree, election.RoleWordPrefix, nil), s.kv(api.KVGetTree, election.ControllerPrefix, nil),
 	}
 	if s.cfg.Agents {
 		look = append(look, s.kv(api.KVGetTree, election.AgentPrefix, nil))
@@ -348,7 +348,7 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	}
 	ops = append(ops, s.remove(election.URLKey), s.remove(election.HeirKey))
 	if c.Previous != "" {
-		ops = append(ops, s.remove(election.RoleKey(c.Previous)))
+		ops = append(ops, s.remove(election.RoleWordKey(c.Previous)))
 	}
 	ops = append(ops, s.serviceGone()...)
 	_, err := s.commit(ctx, ops)
@@ -402,7 +402,7 @@ func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.
 		s.bound(election.ActiveKey, lease), s.unchanged(election.ActiveKey, election.Version(pair.ModifyIndex), errMoved),
 		s.lock(election.ActiveKey, a.Encode(), lease, election.ErrLost),
 	}
-	role := election.RoleKey(a.Controller)
+	role := election.RoleWordKey(a.Controller)
 	if a.Serving() {
 		ops = append(ops, s.bind(election.URLKey, []byte(a.URL), lease)...)
 		ops = append(ops, s.bind(role, []byte(election.RoleActive), lease)...)
@@ -421,7 +421,7 @@ func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election
 		ops = append(ops, s.unchanged(election.TermKey, h.TermVersion, election.ErrConflict))
 	}
 	ops = append(ops, s.set(election.TermKey, h.Breadcrumb.Encode())...)
-	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.HeirKey, election.RoleKey(h.From)} {
+	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.HeirKey, election.RoleWordKey(h.From)} {
 		ops = append(ops, s.remove(key))
 	}
 	ops = append(ops, s.bind(election.ActiveKey, h.Active.Encode(), h.Lease)...)
@@ -454,7 +454,7 @@ func (s *Store) Release(ctx context.Context, r election.Release) error {
 		ops = append(ops, s.unchanged(election.TermKey, r.TermVersion, election.ErrConflict))
 	}
 	ops = append(ops, s.set(election.TermKey, r.Breadcrumb.Encode())...)
-	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleKey(r.Breadcrumb.Controller)} {
+	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleWordKey(r.Breadcrumb.Controller)} {
 		ops = append(ops, s.remove(key))
 	}
 	if _, err := s.commit(ctx, append(ops, s.serviceGone()...)); err != nil {

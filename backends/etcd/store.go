@@ -270,7 +270,7 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 		ops = append(ops, clientv3.OpDelete(s.root+election.BeatKey))
 	}
 	if c.Previous != "" {
-		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(c.Previous)))
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleWordKey(c.Previous)))
 	}
 	at, err := s.swap(ctx, "claim", conditions, ops, election.ErrConflict)
 	s.wrote(c.Lease, at)
@@ -337,9 +337,9 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	}
 	ops := []clientv3.Op{put(election.ActiveKey, string(a.Encode()))}
 	if a.Serving() {
-		ops = append(ops, put(election.RoleKey(a.Controller), string(election.RoleActive)))
+		ops = append(ops, put(election.RoleWordKey(a.Controller), string(election.RoleActive)))
 	} else {
-		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(a.Controller)))
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleWordKey(a.Controller)))
 	}
 	if a.Serving() && a.URL != "" {
 		ops = append(ops, put(election.URLKey, a.URL))
@@ -374,7 +374,7 @@ func (s *Store) Release(ctx context.Context, r election.Release) error {
 		clientv3.OpDelete(s.root + election.BeatKey),
 	}
 	if r.Breadcrumb.Controller != "" {
-		ops = append(ops, clientv3.OpDelete(s.root+election.RoleKey(r.Breadcrumb.Controller)))
+		ops = append(ops, clientv3.OpDelete(s.root+election.RoleWordKey(r.Breadcrumb.Controller)))
 	}
 	conditions := []clientv3.Cmp{s.bound(id)}
 	if r.TermVersion != 0 {
@@ -402,7 +402,7 @@ func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election
 		clientv3.OpPut(s.root+election.ActiveKey, string(h.Active.Encode()), clientv3.WithLease(to)),
 		clientv3.OpDelete(s.root + election.URLKey),
 		clientv3.OpDelete(s.root + election.HeirKey),
-		clientv3.OpDelete(s.root + election.RoleKey(h.From)),
+		clientv3.OpDelete(s.root + election.RoleWordKey(h.From)),
 	}
 	if h.Beat {
 		ops = append(ops, clientv3.OpPut(s.root+election.BeatKey, "", clientv3.WithLease(to)))

@@ -251,7 +251,7 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	t.remove(election.HeirKey)
 	t.beat(c.Beat, c.Lease)
 	if c.Previous != "" {
-		t.remove(election.RoleKey(c.Previous))
+		t.remove(election.RoleWordKey(c.Previous))
 	}
 	at, err := s.swap(ctx, "claim", t)
 	s.wrote(c.Lease, at)
@@ -293,9 +293,9 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 		t.is(election.ActiveKey, is)
 		t.put(election.ActiveKey, a.Encode(), lease)
 		if a.Serving() {
-			t.put(election.RoleKey(a.Controller), []byte(election.RoleActive), lease)
+			t.put(election.RoleWordKey(a.Controller), []byte(election.RoleActive), lease)
 		} else {
-			t.remove(election.RoleKey(a.Controller))
+			t.remove(election.RoleWordKey(a.Controller))
 		}
 		if a.Serving() && a.URL != "" {
 			t.put(election.URLKey, []byte(a.URL), lease)
@@ -322,7 +322,7 @@ func (s *Store) Release(ctx context.Context, r election.Release) error {
 	t.remove(election.URLKey)
 	t.remove(election.BeatKey)
 	if r.Breadcrumb.Controller != "" {
-		t.remove(election.RoleKey(r.Breadcrumb.Controller))
+		t.remove(election.RoleWordKey(r.Breadcrumb.Controller))
 	}
 	_, err := s.swap(ctx, "release", t)
 	return err
@@ -340,7 +340,7 @@ func (s *Store) HandOver(ctx context.Context, lease election.LeaseID, h election
 	t.beat(h.Beat, h.Lease)
 	t.remove(election.URLKey)
 	t.remove(election.HeirKey)
-	t.remove(election.RoleKey(h.From))
+	t.remove(election.RoleWordKey(h.From))
 	_, err := s.swap(ctx, "hand over", t)
 	return err
 }

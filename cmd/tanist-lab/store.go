@@ -85,14 +85,14 @@ func (s *etcdStore) read(ctx context.Context) (map[string]string, error) {
 // follow continues after the last received event when a watch breaks.
 func (s *etcdStore) follow(ctx context.Context, tell func(kind, key, value string)) {
 	next := int64(0)
-	if first, err := s.conn.Get(ctx, prefix+election.RolePrefix, clientv3.WithPrefix()); err == nil {
+	if first, err := s.conn.Get(ctx, prefix+election.RoleWordPrefix, clientv3.WithPrefix()); err == nil {
 		for _, kv := range first.Kvs {
 			tell("PUT", string(kv.Key), string(kv.Value))
 		}
 		next = first.Header.Revision + 1
 	}
 	for ctx.Err() == nil {
-		for resp := range s.conn.Watch(clientv3.WithRequireLeader(ctx), prefix+election.RolePrefix, clientv3.WithPrefix(), clientv3.WithRev(next)) {
+		for resp := range s.conn.Watch(clientv3.WithRequireLeader(ctx), prefix+election.RoleWordPrefix, clientv3.WithPrefix(), clientv3.WithRev(next)) {
 			for _, e := range resp.Events {
 				tell(e.Type.String(), string(e.Kv.Key), string(e.Kv.Value))
 				next = e.Kv.ModRevision + 1
@@ -112,7 +112,7 @@ func (s *etcdStore) url() string    { return s.client }
 func (s *etcdStore) process() *proc { return s.server }
 
 func (s *etcdStore) commands() (environment, watch, get string) {
-	return "ETCDCTL_ENDPOINTS=" + s.client, "etcdctl watch --prefix " + prefix + election.RolePrefix, "etcdctl get --prefix " + prefix
+	return "ETCDCTL_ENDPOINTS=" + s.client, "etcdctl watch --prefix " + prefix + election.RoleWordPrefix, "etcdctl get --prefix " + prefix
 }
 
 func (s *etcdStore) close() {
@@ -175,7 +175,7 @@ func (s *consulStore) read(ctx context.Context) (map[string]string, error) {
 func (s *consulStore) follow(ctx context.Context, tell func(kind, key, value string)) {
 	last, index := map[string]string{}, uint64(0)
 	for ctx.Err() == nil {
-		now, next, err := s.list(ctx, election.RolePrefix, index)
+		now, next, err := s.list(ctx, election.RoleWordPrefix, index)
 		if err != nil {
 			index = 0
 			_ = pause(ctx, 100*time.Millisecond) // the loop checks ctx
@@ -206,7 +206,7 @@ func (s *consulStore) process() *proc { return nil }
 
 func (s *consulStore) commands() (environment, watch, get string) {
 	host, port, _ := strings.Cut(s.cluster.Servers[0].DNS(), ":")
-	return "CONSUL_HTTP_ADDR=" + s.url(), "consul watch -type=keyprefix -prefix=" + consulPrefix + election.RolePrefix + " cat",
+	return "CONSUL_HTTP_ADDR=" + s.url(), "consul watch -type=keyprefix -prefix=" + consulPrefix + election.RoleWordPrefix + " cat",
 		fmt.Sprintf("dig @%s -p %s %s.service.consul SRV +short", host, port, cluster)
 }
 

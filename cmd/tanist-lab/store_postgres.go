@@ -105,7 +105,7 @@ func (s *postgresStore) follow(ctx context.Context, tell func(kind, key, value s
 			continue
 		}
 		now := maps.Clone(all)
-		maps.DeleteFunc(now, func(key, _ string) bool { return !strings.HasPrefix(key, election.RolePrefix) })
+		maps.DeleteFunc(now, func(key, _ string) bool { return !strings.HasPrefix(key, election.RoleWordPrefix) })
 		for _, key := range slices.Sorted(maps.Keys(last)) {
 			if _, ok := now[key]; !ok {
 				tell("DELETE", key, "")
@@ -129,7 +129,7 @@ func (s *postgresStore) process() *proc { return nil }
 func (s *postgresStore) commands() (environment, watch, get string) {
 	const from = "SELECT key, value FROM tanist_store.show WHERE cluster = '" + cluster + "'"
 	return "PGHOST=" + s.lab.repository.Dir + " PGPORT=" + strconv.Itoa(s.lab.repository.Port) + " PGUSER=postgres PGDATABASE=lab",
-		fmt.Sprintf(`watch -n1 psql -c "%s AND key LIKE '%s%%'"`, from, election.RolePrefix), fmt.Sprintf(`psql -c "%s"`, from)
+		fmt.Sprintf(`watch -n1 psql -c "%s AND key LIKE '%s%%'"`, from, election.RoleWordPrefix), fmt.Sprintf(`psql -c "%s"`, from)
 }
 
 func (s *postgresStore) close() {

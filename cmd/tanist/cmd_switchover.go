@@ -124,10 +124,10 @@ func parseWhen(text string, now time.Time) (time.Time, error) {
 // requestWords describes a request for people.
 func requestWords(r election.Request) string {
 	text := fmt.Sprintf("%s of term %d", r.Op, r.Term)
-	switch {
-	case r.Op == election.OpRestart:
+	switch r.Op {
+	case election.OpRestart:
 		return clean(text)
-	case r.Op == election.OpScheduled:
+	case election.OpScheduled:
 		text = fmt.Sprintf("switchover of term %d at %s", r.Term, r.At.Local().Format(time.DateTime))
 	}
 	return clean(text + " to " + cmp.Or(r.To, "any passive"))

@@ -341,7 +341,7 @@ func (s *store) claim(c election.Claim) error {
 	s.del(version, election.URLKey)
 	s.del(version, election.HeirKey)
 	if c.Previous != "" {
-		s.del(version, election.RoleKey(c.Previous))
+		s.del(version, election.RoleWordKey(c.Previous))
 	}
 	s.w.timeline.add(c.Active.Controller, "claims term", int(c.Active.Term))
 	return nil
@@ -364,10 +364,10 @@ func (s *store) publish(id election.LeaseID, a election.Active) error {
 	s.put(version, election.ActiveKey, a.Encode(), id)
 	if a.Serving() {
 		s.put(version, election.URLKey, []byte(a.URL), id)
-		s.put(version, election.RoleKey(a.Controller), []byte(election.RoleActive), id)
+		s.put(version, election.RoleWordKey(a.Controller), []byte(election.RoleActive), id)
 	} else {
 		s.del(version, election.URLKey)
-		s.del(version, election.RoleKey(a.Controller))
+		s.del(version, election.RoleWordKey(a.Controller))
 	}
 	s.w.timeline.add(a.Controller, "publishes", string(a.State), int(a.Term))
 	return nil
@@ -383,7 +383,7 @@ func (s *store) release(r election.Release) error {
 	}
 	version := s.next()
 	s.put(version, election.TermKey, r.Breadcrumb.Encode(), "")
-	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleKey(r.Breadcrumb.Controller)} {
+	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleWordKey(r.Breadcrumb.Controller)} {
 		s.del(version, key)
 	}
 	s.revoke(r.Lease, false)
@@ -404,7 +404,7 @@ func (s *store) handOver(id election.LeaseID, h election.HandOver) error {
 	s.put(version, election.TermKey, h.Breadcrumb.Encode(), "")
 	s.put(version, election.ActiveKey, h.Active.Encode(), h.Lease)
 	s.beat(version, h.Beat, h.Lease)
-	for _, key := range []string{election.URLKey, election.HeirKey, election.RoleKey(h.From)} {
+	for _, key := range []string{election.URLKey, election.HeirKey, election.RoleWordKey(h.From)} {
 		s.del(version, key)
 	}
 	s.revoke(id, false)
