@@ -272,6 +272,21 @@ func TestTourOnConsul(t *testing.T) {
 	guarantees(t, tour(t, args...), runs)
 }
 
+// TestTourOnPostgres: two controllers, with nothing but the repository's server as the store. The
+// short form has four parts of the tour. Then the server crashes, and stays away for longer than any
+// lease lasts.
+func TestTourOnPostgres(t *testing.T) {
+	args, runs := []string{"--store", "postgres", "--scenario", "kill-controller,freeze-sidecar,crash-host,move"}, 4
+	if *full {
+		args, runs = args[:2], 6
+	}
+	guarantees(t, tour(t, args...), runs)
+	r := tour(t, "--store", "postgres", "--scenario", "store-away")
+	if !r.OK || len(r.Runs) != 1 || r.Runs[0].Lost != 0 || r.Runs[0].Stale != 0 || r.Runs[0].Overlap != 0 || r.Runs[0].Confirmed == 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestStoreAway: the store dies and comes back, and users notice nothing if on_store_loss asks for
 // that. The lab judges. This is its only scenario in which the active stays the same.
 func TestStoreAway(t *testing.T) {
