@@ -41,6 +41,7 @@ type site struct {
 	binary  string // tanist
 	members *etcdtest.Cluster
 	outside []string // the endpoints as the hosts reach them
+	where   string   // the store in a configuration file; empty: etcd
 	hosts   []*host
 	extra   string // YAML for every controller
 	client  http.Client
@@ -65,11 +66,25 @@ const cluster = "bench"
 // newSite starts the store and makes the hosts' namespaces.
 func newSite(t *testing.T, hosts int, extra string) *site {
 	t.Helper()
+	s := newHosts(t, hosts, extra)
+	s.members = etcdtest.Start(t, 3)
+	for i := range s.members.Len() {
+		if hosts == 0 {
+			break // not needed from outside
+		}
+		s.outside = append(s.outside, "http://"+s.forward(s.members.Addr(i)))
+	}
+	return s
+}
+
+// newHosts makes the hosts' namespaces, without a store.
+func newHosts(t *testing.T, hosts int, extra string) *site {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for network namespaces")
 	}
 	s := &site{
-		t: t, dir: testbed.Dir(t), binary: testbed.Binary(t, "tanist"), members: etcdtest.Start(t, 3), extra: extra,
+		t: t, dir: testbed.Dir(t), binary: testbed.Binary(t, "tanist"), extra: extra,
 		client: http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 	for n := range hosts {
@@ -79,12 +94,6 @@ func newSite(t *testing.T, hosts int, extra string) *site {
 	t.Cleanup(func() { s.try("nft", "delete", "table", "inet", s.table()) })
 	s.run("nft", "add", "chain", "inet", s.table(), "in", "{ type filter hook input priority -200; }")
 	s.run("nft", "add", "chain", "inet", s.table(), "out", "{ type filter hook output priority -200; }")
-	for i := range s.members.Len() {
-		if hosts == 0 {
-			break // not needed from outside
-		}
-		s.outside = append(s.outside, "http://"+s.forward(s.members.Addr(i)))
-	}
 	t.Cleanup(func() {
 		if !t.Failed() {
 			return
@@ -191,8 +200,7 @@ func (h *host) start(extra ...string) {
 	text := fmt.Sprintf(`kind: controller
 cluster: %s
 name: %s
-store: etcd
-etcd: {endpoints: [%s]}
+%s
 run:
   command: [%s, controller, "%s:8080", %s]
   url: %s
@@ -203,12 +211,20 @@ listen: {http: "%s:8710", open: all, advertise: "http://%s"}
 state_dir: %s
 %s
 %s
-`, cluster, h.name, `"`+strings.Join(h.outside, `", "`)+`"`, self, h.address(), h.record, h.url(), h.address(), h.address(), api,
+`, cluster, h.name, h.store(), self, h.address(), h.record, h.url(), h.address(), h.address(), api,
 		filepath.Join(h.dir, "state"), h.extra, strings.Join(append(extra, h.own), "\n"))
 	if err := os.WriteFile(h.config, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
 	h.boot(h.binary, "sidecar", "-c", h.config)
+}
+
+// store selects the store.
+func (s *site) store() string {
+	if s.where != "" {
+		return s.where
+	}
+	return "store: etcd\netcd: {endpoints: [\"" + strings.Join(s.outside, `", "`) + "\"]}"
 }
 
 // boot starts the host with a command as its only service.

@@ -98,19 +98,7 @@ func TestPlannedMove(t *testing.T) {
 	start := startTime(t)
 	s := newSite(t, 2, "")
 	s.begin()
-	var gaps []time.Duration
-	for range times(5, 30) {
-		_, passive := s.roles()
-		before, served := readLives(t, s.other(passive).record), len(readLives(t, passive.record))
-		s.run(s.binary, "switchover", "-c", passive.config, "--endpoints", s.members.Endpoints()[0], "--to", passive.name, "-y")
-		var lives []life
-		s.await("the new controller has recorded that it serves", func() bool {
-			lives = readLives(t, passive.record)
-			return len(lives) > served
-		})
-		after := readLives(t, s.other(passive).record)
-		gaps = append(gaps, lives[len(lives)-1].from.Sub(after[len(before)-1].to))
-	}
+	gaps := s.moves(times(5, 30))
 	s.noOverlap()
 	median, _ := stats(t, "planned move: last answer of the old active → first answer of the new one", gaps)
 	if long() && median > 25*time.Millisecond+start {

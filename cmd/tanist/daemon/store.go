@@ -105,17 +105,17 @@ func (c StoreConfig) unusable(err error) error {
 	if err == nil {
 		return nil
 	}
-	where := strings.Join(c.Etcd.Endpoints, ", ")
+	where := " at " + strings.Join(c.Etcd.Endpoints, ", ")
 	switch c.Store {
 	case "consul":
-		where = c.Consul.Address
+		where = " at " + c.Consul.Address
 	case "postgres":
-		where = "its server" // the error has the addresses
+		where = "" // the error has the addresses
 	}
 	if errors.Is(err, election.ErrDenied) {
-		return exit.Errorf(exit.Denied, "%s at %s refused the login or denied access to cluster %s: %v", c.Store, where, c.Cluster, err)
+		return exit.Errorf(exit.Denied, "%s%s refused the login or denied access to cluster %s: %v", c.Store, where, c.Cluster, err)
 	}
-	return exit.Errorf(exit.Store, "%s can't be reached at %s within %v: %v", c.Store, where, StoreTimeout, err)
+	return exit.Errorf(exit.Store, "%s can't be reached%s within %v: %v", c.Store, where, StoreTimeout, err)
 }
 
 // Clusters returns the names of all clusters of the store.
