@@ -254,6 +254,26 @@ func (a *access) completeKnown(cmd *cobra.Command, args []string, typed string) 
 	return slices.Compact(names), directive
 }
 
+// anyCluster reports whether nothing names a cluster.
+func (a *access) anyCluster() bool {
+	return a.file == "" && a.cluster == "" && os.Getenv("TANIST_CONFIG") == "" && os.Getenv("TANIST_CLUSTER") == ""
+}
+
+// completeClusters completes an argument with the names of the store's clusters.
+func (a *access) completeClusters(cmd *cobra.Command, typed string) ([]string, cobra.ShellCompDirective) {
+	if a.anyCluster() {
+		a.cluster = "any" // only where the store is matters
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+	defer cancel()
+	c, err := a.resolve()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, _ := daemon.Clusters(ctx, c) // a shell shows no error
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, typed) }), cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeGone completes an argument with the names of known controllers.
 func (a *access) completeGone(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {

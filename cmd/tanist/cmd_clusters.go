@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 
 	"github.com/rs/zerolog"
@@ -36,7 +35,7 @@ func clustersCommand() *cobra.Command {
 			if err := v.check(); err != nil {
 				return err
 			}
-			if a.file == "" && a.cluster == "" && os.Getenv("TANIST_CONFIG") == "" && os.Getenv("TANIST_CLUSTER") == "" {
+			if a.anyCluster() {
 				a.cluster = "any" // only where the store is matters
 			}
 			c, err := a.resolve()
