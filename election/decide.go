@@ -337,7 +337,7 @@ func Decide(self Self, timing Timing, snap Snapshot, seen Sightings, holdOff, no
 
 	d.Forced = named && request.Force
 	if d.Forced {
-		d.Reason = fmt.Sprintf(ForcedReason+" (%s)", or(request.By, "unknown"))
+		d.Reason = ForcedReason + " " + request.author()
 	}
 	return d.claimVacant(self, timing, snap, seen, now)
 }
@@ -441,7 +441,7 @@ func decideHeld(d Decision, self Self, timing Timing, snap Snapshot, seen Sighti
 	d.Why = fmt.Sprintf("%s has been silent for %v", holder, now.Sub(seen.BeatAt).Round(time.Millisecond))
 	d.Reason = fmt.Sprintf("%s went silent", holder)
 	if force {
-		d.Forced, d.Reason = true, fmt.Sprintf(ForcedReason+" (%s)", or(snap.Request.By, "unknown"))
+		d.Forced, d.Reason = true, ForcedReason+" "+snap.Request.author()
 		return d
 	}
 	return d.entitled(self, seen.Heirs, holder)
@@ -636,7 +636,7 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 	}
 	return HolderDecision{
 		Code: CodePlanned, Request: r,
-		Why: fmt.Sprintf("switchover (%s)", or(r.By, "unknown")),
+		Why: "switchover " + r.author(),
 	}
 }
 

@@ -560,6 +560,24 @@ func TestDecideHolder(t *testing.T) {
 	}
 }
 
+// TestReasonOfARequestIsInTheHistory: the next reign begins with who asked for it, and why.
+func TestReasonOfARequestIsInTheHistory(t *testing.T) {
+	s := held("ctl-a", 7, 0)
+	s.Controllers = []Controller{{Name: "ctl-b", Incarnation: "b1", State: StateReady}}
+	s.Heir, s.HeirVersion = &Heir{Controller: "ctl-b", Incarnation: "b1", After: 7, Lease: "l", Validity: "4s"}, 3
+	s.Request, s.RequestVer = &Request{Op: OpSwitchover, Term: 7, By: "ana", Reason: "new kernel"}, 5
+	d := DecideHolder(Self{Name: "ctl-a"}, s.ActiveLease, 7, s, Sightings{}.Observe(s, second), second)
+	if d.Why != "switchover (ana): new kernel" || WhyOf(d.Why) != WhySwitchover {
+		t.Errorf("the reason is %q, which counts as %s", d.Why, WhyOf(d.Why))
+	}
+	v := vacant(Breadcrumb{Term: 7, Controller: "ctl-a", Mode: ModeStore, Validity: time.Second, Heirs: "ctl-a"})
+	v.Request, v.RequestVer = &Request{Op: OpFailover, To: "ctl-b", Term: 7, Force: true, By: "ana", Reason: "ctl-a is lost"}, 5
+	forced := Decide(Self{Name: "ctl-b", Fit: true}, defaults(t, ""), v, Sightings{}.Observe(v, second), 0, second)
+	if forced.Reason != "failover by force (ana): ctl-a is lost" || WhyOf(forced.Reason) != WhyForced {
+		t.Errorf("the reason is %q", forced.Reason)
+	}
+}
+
 // TestHandOverStopsBeforeOneOnStandby: the holder learns of the wish before it releases, and does
 // not hand its reign to a controller that must not have it.
 func TestHandOverStopsBeforeOneOnStandby(t *testing.T) {

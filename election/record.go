@@ -429,6 +429,15 @@ type Request struct {
 // moves reports whether r asks for another to become active. Nobody but the holder acts on others.
 func (r *Request) moves() bool { return r != nil && r.Op != OpRestart && r.Op != OpScheduled }
 
+// author returns who asked for r and why, for the history.
+func (r *Request) author() string {
+	text := "(" + or(r.By, "unknown") + ")"
+	if r.Reason != "" {
+		text += ": " + r.Reason
+	}
+	return text
+}
+
 // missedAfter is how late a scheduled switchover is carried out at most. Later, nobody expects it.
 const missedAfter = time.Minute
 

@@ -40,7 +40,7 @@ func confirmDeadCommand() *cobra.Command {
 	a.flags(cmd)
 	cmd.Flags().StringVar(&c.reason, "reason", "", "how it is known, for the record")
 	cmd.Flags().BoolVarP(&c.yes, "yes", "y", false, "do not ask for confirmation")
-	cmd.Flags().BoolVar(&c.force, "force", false, "take over although the last holder may still be running")
+	cmd.Flags().BoolVar(&c.force, "force", false, "do it although it is refused; the command names what is given up")
 	cmd.Flags().DurationVar(&c.timeout, "timeout", time.Minute, "how long to wait for another to serve")
 	return cmd
 }

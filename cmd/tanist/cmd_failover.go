@@ -38,7 +38,7 @@ func failoverCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.to, "to", "", "the target controller (default: the unlisted one with the highest priority)")
 	_ = cmd.RegisterFlagCompletionFunc("to", a.completeControllers) // the flag is there
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the history")
-	cmd.Flags().BoolVar(&f.force, "force", false, "take over although the last holder may still be running")
+	cmd.Flags().BoolVar(&f.force, "force", false, "do it although it is refused; the command names what is given up")
 	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask for confirmation")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 2*time.Minute, "how long to wait for the target to serve")
 	return cmd

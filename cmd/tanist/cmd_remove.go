@@ -43,7 +43,7 @@ func removeCommand() *cobra.Command {
 	}
 	a.flags(cmd)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
-	cmd.Flags().BoolVar(&force, "force", false, "take over although the last holder may still be running")
+	cmd.Flags().BoolVar(&force, "force", false, "do it although it is refused; the command names what is given up")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
