@@ -21,8 +21,21 @@ func guardedServer(cfg Config) *Server {
 	}
 	cfg.Documents = map[string]Document{"/v1/cluster": func(context.Context) (any, error) { return "private", nil }}
 	cfg.Streams = map[string]Stream{"/v1/events": func(context.Context) <-chan Event { return nil }}
+	cfg.Private = map[string]Document{"/v1/output": func(context.Context) (any, error) { return "private", nil }}
 	cfg.Metrics = []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "private"}, func() float64 { return 1 })}
 	return New(cfg)
+}
+
+// TestWhatAProgramWritesIsNotOpen: listen.open lets everybody read what Tanist reports, and no more.
+func TestWhatAProgramWritesIsNotOpen(t *testing.T) {
+	s := guardedServer(Config{Open: true})
+	other := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 11), Port: 8710}
+	if status, body := get(s, other, "/v1/output", nil); status != http.StatusUnauthorized || strings.Contains(body, "private\"") {
+		t.Errorf("the private document: %d %s", status, body)
+	}
+	if status, _ := get(s, other, "/v1/cluster", nil); status != http.StatusOK {
+		t.Errorf("the open document: %d", status)
+	}
 }
 
 // get asks a server as if the request had arrived at an address.
@@ -72,6 +85,12 @@ func TestOtherHostsReadOnlyYesOrNo(t *testing.T) {
 		status, body := get(s, c.at, "/v1/cluster", c.header)
 		if c.reads && status != http.StatusOK || !c.reads && (status != http.StatusUnauthorized || strings.Contains(body, "private")) {
 			t.Errorf("%s: the document: %d %s", name, status, body)
+		}
+		if name != "everybody may" && c.header.Get(election.ProofHeader) == "" {
+			status, body = get(s, c.at, "/v1/output", c.header)
+			if c.reads != (status == http.StatusOK) || c.reads != strings.Contains(body, "private") {
+				t.Errorf("%s: the private document: %d %s", name, status, body)
+			}
 		}
 		if c.header.Get(election.ProofHeader) != "" {
 			continue // it is for one path

@@ -37,6 +37,8 @@ type Config struct {
 	Documents map[string]Document
 	// Streams, by path ("/v1/events"), are sent as server-sent events to those who may read documents.
 	Streams map[string]Stream
+	// Private are documents that [Config.Open] does not open: what a program writes may be secret.
+	Private map[string]Document
 	// Secret, if set, signs a document when the request carries a nonce. Other hosts may read
 	// documents if they prove that they have it.
 	Secret election.Secret
@@ -94,6 +96,11 @@ func New(cfg Config) *Server {
 	seats := make(chan struct{}, streamsAtOnce)
 	for path, stream := range cfg.Streams {
 		mux.Handle(path, cfg.guarded(s.streamHandler(stream, seats)))
+	}
+	closed := cfg
+	closed.Open = false
+	for path, document := range cfg.Private {
+		mux.Handle(path, closed.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
 	}
 	for pattern, handler := range cfg.Handlers {
 		mux.Handle(pattern, handler)

@@ -58,6 +58,20 @@ type SidecarRecord struct {
 	Why         string `json:"why,omitempty"`
 }
 
+// OutputDocument is the path where a sidecar shows its [OutputRecord].
+const OutputDocument = "/v1/output"
+
+// OutputRecord is the last output of a controller's program.
+type OutputRecord struct {
+	Cluster     string   `json:"cluster"`
+	Controller  string   `json:"controller"`
+	Incarnation string   `json:"incarnation"` // of the sidecar
+	Output      string   `json:"output"`      // run.output
+	Lines       []string `json:"lines"`
+	Lost        bool     `json:"lost,omitempty"`      // there were more
+	Elsewhere   string   `json:"elsewhere,omitempty"` // where the output is, if the sidecar does not have it
+}
+
 // Secret is shared by the sidecars of a cluster and the agentwatches that ask them. A response that
 // is signed with it comes from one of them.
 type Secret []byte

@@ -23,7 +23,10 @@ type description struct {
 	Controller *election.Controller `json:"controller,omitempty"`
 	Active     *election.Active     `json:"active,omitempty"` // if it holds the lease
 	Agent      *election.Agent      `json:"agent,omitempty"`
-	Reigns     []election.History   `json:"reigns,omitempty"` // the latest, newest first
+	// Output is the end of what its program has written, if the last reign failed and the sidecar can be
+	// asked.
+	Output *election.OutputRecord `json:"output,omitempty"`
+	Reigns []election.History     `json:"reigns,omitempty"` // the latest, newest first
 }
 
 func describeCommand() *cobra.Command {
@@ -43,6 +46,7 @@ func describeCommand() *cobra.Command {
 					if err != nil {
 						return nil, nil, err
 					}
+					found.ask(ctx, c)
 					return found, func(out io.Writer) { found.table(out, time.Now()) }, nil
 				})
 			})
@@ -91,6 +95,23 @@ func describe(ctx context.Context, s daemon.Store, cluster, name string) (*descr
 		return nil, exit.Errorf(exit.Failure, "there is no controller or agent %q in %s; found: %s", name, cluster, cmp.Or(strings.Join(known, ", "), "none"))
 	}
 	return d, nil
+}
+
+// describedLines is how much of the output is shown after a failure.
+const describedLines = 10
+
+// ask asks the sidecar of a controller that failed for the end of its output.
+func (d *description) ask(ctx context.Context, where daemon.StoreConfig) {
+	if d.Controller == nil || d.Controller.Failure == nil {
+		return
+	}
+	o, err := askOutput(ctx, where, *d.Controller)
+	if err != nil || len(o.Lines) == 0 {
+		return // it is not here, or does not have it
+	}
+	o.Lost = o.Lost || len(o.Lines) > describedLines
+	o.Lines = o.Lines[max(0, len(o.Lines)-describedLines):]
+	d.Output = &o
 }
 
 func (d *description) table(out io.Writer, now time.Time) {
@@ -142,6 +163,12 @@ func (d *description) table(out io.Writer, now time.Time) {
 		line("Agentwatch", "PID %d on %s", a.PID, hostOf(a.Host))
 	}
 	_ = w.Flush() // the reader may have gone
+	if d.Output != nil {
+		fmt.Fprintln(out, "\n The end of its program's output (`tanist logs "+clean(d.Name)+"` shows more):")
+		for _, line := range d.Output.Lines {
+			fmt.Fprintln(out, "   "+clean(line))
+		}
+	}
 	if len(d.Reigns) > 0 {
 		fmt.Fprintln(out, "\n Its latest reigns:")
 		historyTable(out, d.Reigns, d.Reigns)

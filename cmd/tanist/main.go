@@ -100,10 +100,10 @@ func newRoot() *cobra.Command {
 	root.Version = versionText()
 	root.SetVersionTemplate("tanist {{.Version}}\n")
 	root.AddCommand(
-		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), historyCommand(), eventsCommand(),
-		explainCommand(), simulateCommand(), drillCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(), cancelCommand(), pauseCommand(),
-		resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(), urlCommand(), waitCommand(), configCommand(),
-		doctorCommand(), repositoryCommand(), storeCommand(), renderCommand(), manCommand(), versionCommand(),
+		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), logsCommand(),
+		historyCommand(), eventsCommand(), explainCommand(), simulateCommand(), drillCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(),
+		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(),
+		urlCommand(), waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), storeCommand(), renderCommand(), manCommand(), versionCommand(),
 	)
 	// The library's own commands must reject unknown input as ours do.
 	root.InitDefaultHelpCmd()

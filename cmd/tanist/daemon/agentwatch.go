@@ -174,7 +174,7 @@ func makeAgent(a config.OneOf, change config.OnChange, log zerolog.Logger) (agen
 	agent.New = func(command, env []string) agentwatch.Process {
 		return process.New(process.Config{
 			Command: command, Inherit: a.Run.EnvFrom.Inherited(os.Environ()), Env: env, NewPrivs: !a.Run.NoNewPrivs, OOMScore: a.Run.OOMScoreAdj, Dir: a.Run.Dir, User: a.Run.User,
-			StopSignal: stopSignal(a.Run.StopSignal), Output: outputOf(a.Run.Output, a.Name, log), Log: log,
+			StopSignal: stopSignal(a.Run.StopSignal), Output: outputOf(a.Run.Output, a.Name, log, nil), Log: log,
 		})
 	}
 	return agent, nil

@@ -21,11 +21,11 @@ var _ interface {
 
 // makeController returns the slot of the configured controller, the one place where it may run. No
 // deadline given to the controller lies further ahead than validity.
-func makeController(c *config.Controller, state string, validity time.Duration, log zerolog.Logger) *process.Slot {
+func makeController(c *config.Controller, state string, validity time.Duration, log zerolog.Logger, ring *outputRing) *process.Slot {
 	r := c.Run
 	watchdog := map[string]process.Watchdog{"off": process.WatchdogOff, "auto": process.WatchdogAuto, "required": process.WatchdogRequired}[c.Watchdog]
 	cfg := asController(r, r.Command)
-	cfg.StopSignal, cfg.Output = stopSignal(r.StopSignal), outputOf(r.Output, c.Cluster+"-"+c.Name, log)
+	cfg.StopSignal, cfg.Output = stopSignal(r.StopSignal), outputOf(r.Output, c.Cluster+"-"+c.Name, log, ring)
 	cfg.StateDir, cfg.Lead, cfg.Watchdog, cfg.Log = state, validity, watchdog, log
 	cfg.Identity = process.Identity{Cluster: c.Cluster, Controller: c.Name}
 	switch r.Driver {

@@ -20,8 +20,8 @@ func stopSignal(name string) syscall.Signal {
 	return unix.SignalNum("SIG" + strings.TrimPrefix(name, "SIG"))
 }
 
-// outputOf converts the key output for a driver.
-func outputOf(value, name string, log zerolog.Logger) process.Output {
+// outputOf converts the key output for a driver. The ring keeps what passes through this process.
+func outputOf(value, name string, log zerolog.Logger, ring *outputRing) process.Output {
 	if file, ok := strings.CutPrefix(value, "file:"); ok {
 		return process.Output{File: file}
 	}
@@ -29,7 +29,10 @@ func outputOf(value, name string, log zerolog.Logger) process.Output {
 	case "journal":
 		return process.Output{Journal: name}
 	case "log":
-		return process.Output{Line: func(line []byte) { log.Info().Str("output", string(line)).Msg("") }}
+		return process.Output{Line: func(line []byte) {
+			ring.add(line)
+			log.Info().Str("output", string(line)).Msg("")
+		}}
 	}
 	return process.Output{}
 }

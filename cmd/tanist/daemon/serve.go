@@ -46,6 +46,9 @@ func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar) (*api.S
 			},
 			"/v1/history": func(ctx context.Context) (any, error) { return ReadHistory(ctx, p.backend) },
 		},
+		Private: map[string]api.Document{
+			election.OutputDocument: func(context.Context) (any, error) { return outputDocument(p.cfg, p.incarnation, &p.output) },
+		},
 		Handlers: map[string]http.Handler{},
 		Metrics:  []prometheus.Collector{sidecarMetrics(p, s)},
 		AgentCheck: func() string {

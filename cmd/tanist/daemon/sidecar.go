@@ -82,6 +82,7 @@ type sidecarProcess struct {
 	store       *storeWatch
 	fit         *fitness
 	checks      *health.Monitor // nil: none
+	output      outputRing
 }
 
 // openStore opens the store, and checks that it responds unless an earlier process left a reign:
@@ -118,7 +119,7 @@ func (p *sidecarProcess) wire(ctx context.Context, down *teardown) (cfg sidecar.
 		return cfg, exit.With(exit.Config, p.l.Problems(err))
 	}
 	state := p.left.Dir()
-	driver := makeController(c, state, timing.Validity, p.log)
+	driver := makeController(c, state, timing.Validity, p.log, &p.output)
 	down.add(driver.Dismiss)
 	cfg = sidecar.Config{
 		Cluster: c.Cluster, Name: c.Name, URL: c.Run.URL, URLs: urls, API: advertised(c.Listen), Version: p.self.Version, Host: p.host, PID: os.Getpid(),
