@@ -110,7 +110,7 @@ func (s *schedule) fault() {
 	site := s.sites[s.IntN(len(s.sites))]
 	name := site.name
 	client := s.store.Client(name)
-	switch n := s.IntN(22); {
+	switch n := s.IntN(28); {
 	case n < 3 && site.lives():
 		steps, rest := 1+s.IntN(40), s.between(100*time.Millisecond, 12*time.Second)
 		s.note("%s freezes in %d steps for %v", name, steps, rest)
@@ -159,9 +159,82 @@ func (s *schedule) fault() {
 		s.note("the store is away for %v", d)
 		s.store.Down()
 		time.AfterFunc(d, func() { s.store.Up(); s.store.Restart() })
-	default:
+	case n < 22:
 		s.stranger(n)
+	default:
+		s.operator(n)
 	}
+}
+
+// operator makes an operator decide something.
+func (s *schedule) operator(n int) {
+	store := s.store.Client("operator")
+	snap, err := store.Read(s.t.Context())
+	if err != nil {
+		return // the store is away
+	}
+	switch n {
+	case 22, 23:
+		all := election.Standbys{}
+		for _, site := range s.sites {
+			if s.IntN(4) == 0 {
+				all[site.name] = election.Standby{By: "ana", Ban: s.IntN(2) == 0}
+			}
+		}
+		s.note("on standby: %v", all)
+		_ = store.Put(s.t.Context(), election.Put{Key: election.StandbyKey, Value: all.Encode()})
+	case 24:
+		if snap.Active != nil {
+			s.note("a restart of %s in place", snap.Active.Controller)
+			r := election.Request{ID: fmt.Sprint(s.Uint64()), Op: election.OpRestart, By: "ana", Term: snap.Active.Term, For: time.Minute}
+			_ = store.Put(s.t.Context(), election.Put{Key: "request", Value: r.Encode(), If: new(election.Version)})
+		}
+	case 25:
+		if snap.Active != nil {
+			at := time.Now().Add(s.between(0, 10*time.Second))
+			s.note("a switchover is scheduled")
+			r := election.Request{ID: fmt.Sprint(s.Uint64()), Op: election.OpScheduled, By: "ana", Term: snap.Active.Term, For: time.Minute, At: at}
+			_ = store.Put(s.t.Context(), election.Put{Key: "request", Value: r.Encode(), If: new(election.Version)})
+		}
+	default:
+		s.powerOff(store)
+	}
+}
+
+// powerOff ends everything on the host of one that has reigned, and confirms that it is dead. The
+// certificate may come late, when another reigns already or the host is up again.
+func (s *schedule) powerOff(store election.Backend) {
+	site := s.sites[s.IntN(len(s.sites))]
+	if site.lives() {
+		site.now.kill()
+	}
+	if r := site.program.current(); r != nil {
+		select {
+		case r.kill <- "powered off":
+		default:
+		}
+	}
+	for s.runs(site.name) {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(s.between(0, 200*time.Millisecond))
+	snap, err := store.Read(s.t.Context())
+	if err != nil {
+		return
+	}
+	dead, err := election.Certify(snap, site.name)
+	s.note("%s is powered off and confirmed dead (%v)", site.name, err)
+	if err != nil {
+		return
+	}
+	dead.By = "ana"
+	if s.IntN(3) == 0 { // the operator's write is slow, and the host is up before it
+		words, option := s.options()
+		s.note("%s starts, %s", site.name, words)
+		site.boot(option, slowAs(site))
+		time.Sleep(s.between(0, 3*time.Second))
+	}
+	_ = store.Put(s.t.Context(), election.Put{Key: election.DeadKey, Value: dead.Encode()})
 }
 
 // stranger makes somebody write to the store by hand, or request something.
@@ -286,6 +359,7 @@ func (s *schedule) settle() {
 	s.note("all faults end")
 	s.store.Remove("pause")
 	s.store.Remove("request")
+	s.store.Remove(election.StandbyKey)
 	s.store.Up()
 	for _, site := range s.sites {
 		if site.now != nil {
@@ -302,7 +376,8 @@ func (s *schedule) settle() {
 
 // TestNeverTwoWhateverHappens plays random schedules: processes are frozen at any step, thawed,
 // killed, and restarted with another configuration. Links break, replies are lost, keys are written
-// by hand. Two controllers never run at once, no term occurs twice, and in the end one serves. To
+// by hand, and an operator decides something: who is on standby, when to move or restart, and that a
+// host that is off is dead. Two controllers never run at once, no term occurs twice, and in the end one serves. To
 // replay a failed schedule with its log: go test ./sidecar -run TestNeverTwoWhateverHappens
 // -schedule.seed SEED
 func TestNeverTwoWhateverHappens(t *testing.T) {
