@@ -95,7 +95,7 @@ func askOutput(ctx context.Context, where daemon.StoreConfig, c election.Control
 	}
 	if k := where.Controller; k != nil && k.Listen.SecretFile != "" {
 		if token, err := daemon.SecretFile(k.Listen.SecretFile); err == nil { // the file may be from another host
-			req.Header.Set("Authorization", "Bearer "+string(token))
+			req.Header.Set("Authorization", "Bearer "+token)
 		}
 	}
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
