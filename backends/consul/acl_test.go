@@ -119,7 +119,7 @@ func TestLeastPrivilege(t *testing.T) {
 	must(t, agent.Revoke(ctx, presence))
 
 	operator := as(granted(t, c, "policy-operator.hcl", "orders"), false)
-	for _, key := range []string{"request", "pause"} {
+	for _, key := range []string{"request", "pause", "standby", "dead"} {
 		must(t, operator.Put(ctx, election.Put{Key: key, Value: []byte("{}")}))
 		must(t, operator.Delete(ctx, key, 0))
 	}
