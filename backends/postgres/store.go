@@ -58,7 +58,11 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("postgres.password_file: %v", err)
 	}
 	if _, err := s.parse(s.dsn.Words(false)[0], ""); err != nil {
-		return nil, fmt.Errorf("postgres.dsn: %v", err)
+		key := "postgres.dsn"
+		if cfg.DSNFile != "" {
+			key = "postgres.dsn_file"
+		}
+		return nil, fmt.Errorf("%s: %v", key, err)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.hedge = s.newHedge()

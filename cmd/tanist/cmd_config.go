@@ -123,7 +123,11 @@ func printBounds(out io.Writer, c *config.Controller) error {
 	}
 	_ = w.Flush() // the reader may have gone
 	if timing.LeaderChange {
-		fmt.Fprintln(out, "A change of the store's leader may cost the lease, and with it a failover: that is accepted with this profile.")
+		event := "A change of the store's leader"
+		if c.Store == "postgres" {
+			event = "A restart of the store's server"
+		}
+		fmt.Fprintln(out, event+" may cost the lease, and with it a failover: that is accepted with this profile.")
 	}
 	return nil
 }
