@@ -154,6 +154,11 @@ func (r *reign) run(ctx context.Context) (err error) {
 			err = fmt.Errorf("restart in place: %w", err)
 		}
 		r.enter(election.StateStarting, err.Error())
+		if adopt { // only the process that fenced has the secret, so this one fences again, for the same term
+			if env, err = r.fence(ctx); err != nil {
+				return err
+			}
+		}
 		adopt = false
 	}
 }

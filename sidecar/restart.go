@@ -36,7 +36,6 @@ type restarter struct {
 	id    string // the latest request
 	begun bool   // its controller was stopped
 	done  bool   // and serves again
-	never string // why nothing can be restarted in this reign; empty: it can
 }
 
 func newRestarter() *restarter { return &restarter{asked: make(chan election.Request, 1)} }
@@ -45,10 +44,7 @@ func newRestarter() *restarter { return &restarter{asked: make(chan election.Req
 func (r *restarter) take(request election.Request) (pending bool, refused string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.never != "":
-		return false, r.never
-	case request.ID == r.id:
+	if request.ID == r.id {
 		return !r.done, ""
 	}
 	select {
@@ -58,13 +54,6 @@ func (r *restarter) take(request election.Request) (pending bool, refused string
 	default:
 		return false, "another restart is under way"
 	}
-}
-
-// refuse refuses all requests.
-func (r *restarter) refuse(why string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.never = why
 }
 
 // begin is called when the controller is going to be stopped for the request.
@@ -83,9 +72,6 @@ func (r *restarter) finish() {
 
 // takeRestarts makes the reign carry out requests for a restart in place.
 func (r *reign) takeRestarts() {
-	if r.tenure.Resumed && r.cfg.Fence != nil {
-		r.restarter.refuse("an earlier process of this sidecar started the controller, so its secret at the repository is unknown here: move it instead")
-	}
 	r.tenure.OnRestart(func(d election.HolderDecision) bool {
 		pending, refused := r.restarter.take(*d.Request)
 		if refused != "" {

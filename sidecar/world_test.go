@@ -33,6 +33,8 @@ type world struct {
 	origin   time.Time     // of the timeline
 	events   []string      // of the controllers
 	fence    election.Term // of the repository
+	fencedBy string        // its holder
+	fenced   int           // how often it has fenced the term
 }
 
 // host is one side: a sidecar and its fake controller.
@@ -551,11 +553,18 @@ func (b behind) Superseded() bool              { return true }
 func (l *ledger) Raise(_ context.Context, term election.Term) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if term <= l.fence {
+	if term < l.fence || term == l.fence && l.fencedBy != l.name {
 		return nil, behind{l.fence}
 	}
-	l.fence = term
-	return []string{fmt.Sprintf("PGPASSWORD=secret-%d", term)}, nil
+	if term > l.fence {
+		l.fenced = 0
+	}
+	l.fence, l.fencedBy = term, l.name
+	secret := fmt.Sprintf("PGPASSWORD=secret-%d", term)
+	if l.fenced++; l.fenced > 1 { // the same holder may fence its term again, and gets another secret
+		secret += fmt.Sprintf(".%d", l.fenced)
+	}
+	return []string{secret}, nil
 }
 
 func (l *ledger) Assert(_ context.Context, term election.Term) error {

@@ -21,7 +21,7 @@ func restartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restart [--rolling]", Short: "Restart the active controller, in place or by moving it through the passives", Args: noArgs,
 		Long: "Restart the active controller. In place: it is drained, gets its full stop_timeout to end, and is started again on the same host, in\n" +
-			"the same term, with the same secret; nobody takes over, unless it does not start again. With --rolling, each passive that is ready\n" +
+			"the same term; nobody takes over, unless it does not start again. With --rolling, each passive that is ready\n" +
 			"becomes active in turn, by a planned move, and at last the one that was active before: so every host has started the controller\n" +
 			"once. The first move that fails ends it. Passives run no controller, so a new program or file takes effect there by itself.\n" +
 			"Exit codes: 0 done, 75 still in progress when --timeout ran out (see `tanist list`), 3 nobody is active, 1 refused or failed.",
