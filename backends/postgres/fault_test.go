@@ -570,3 +570,22 @@ func TestLeaseDeletedByHandMeanwhile(t *testing.T) {
 		t.Errorf("put with a lease that was deleted meanwhile: %v, want ErrLost", err)
 	}
 }
+
+func TestTLSIsLibpqs(t *testing.T) {
+	h := newHarness(t, own(t, func(o *private.Options) { o.TLS = true }))
+	plain := strings.TrimSuffix(h.dsn(), "sslmode=disable")
+	s := h.open(t, plain+"sslmode=verify-full&sslrootcert="+h.server.CA())
+	reign(t, s, time.Minute)
+	l, err := s.connect(ctxFor(t, patience), application)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	if tls, err := row(t.Context(), l, one[bool], "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"); err != nil || !tls {
+		t.Errorf("the connection is encrypted: %v, %v", tls, err)
+	}
+	_, err = h.open(t, plain+"sslmode=verify-full").Read(ctxFor(t, patience))
+	if err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") || strings.Contains(err.Error(), password) {
+		t.Errorf("a server of an unknown authority: %v", err)
+	}
+}
