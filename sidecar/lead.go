@@ -684,8 +684,8 @@ func (r *reign) drain(why error) {
 	if !planned && restarted(why) == nil {
 		return
 	}
-	if r.tenure.State() != election.StateStopping {
-		return // it was not published, or could not be withdrawn: nobody learns anything
+	if !r.served || r.tenure.State() != election.StateStopping {
+		return // it was not published, could not be withdrawn, or is gone: nobody learns anything
 	}
 	end := r.cfg.Clock().Add(r.cfg.Drain)
 	for {
