@@ -13,8 +13,8 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// TestForeseenIsWhatHappens: in 200 random situations, what is foreseen of a fault and what then
-// happens agree: who takes over, or that nobody does, and by when.
+// TestForeseenIsWhatHappens: in 200 random situations, what is foreseen of a fault or of a move and what
+// then happens agree: who takes over, or that nobody does, and by when.
 func TestForeseenIsWhatHappens(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -57,8 +57,22 @@ func foreseen(t *testing.T, r *rand.Rand) {
 		t.Fatal(err)
 	}
 	suppose, act := election.SupposeHostDies, a.dies
-	if r.IntN(2) == 0 {
+	switch r.IntN(3) {
+	case 0:
 		suppose, act = election.SupposeRelease, a.program.crash
+	case 1: // as `switchover --dry-run` does: to one that is ready, or to anybody
+		request := election.Request{ID: "1", Op: election.OpSwitchover, By: "ana", Term: snap.Active.Term, For: time.Minute}
+		anybody := false
+		for _, c := range snap.Controllers {
+			anybody = anybody || c.Fit() && c.Name != a.name
+			if c.State == election.StateReady && r.IntN(2) == 0 {
+				request.To = c.Name
+			}
+		}
+		if request.To != "" || anybody {
+			snap.Request, snap.RequestVer = &request, 1
+			suppose, act = election.SupposeRelease, func() { w.request(request) }
+		}
 	}
 	o := election.Foresee(snap, profile, w.store.Client("operator").Traits(), suppose)
 	act()
