@@ -60,12 +60,12 @@ func TestForesee(t *testing.T) {
 		"nobody has been active so far": {Snapshot{Controllers: []Controller{passive("ctl-b", 100)}}, "", SupposeNothing, "ctl-b", 0, 0, ""},
 	} {
 		o := Foresee(c.snap, defaults(t, c.profile), store, c.suppose)
-		not := ""
+		var not strings.Builder
 		for _, r := range o.Others {
-			not += r.Name + ": " + r.Why + "; "
+			not.WriteString(r.Name + ": " + r.Why + "; ")
 		}
-		if got := strings.Join(o.Next, " or "); got != c.next || o.Claim != c.claim || o.Start != c.start || !strings.HasPrefix(not, c.not) {
-			t.Errorf("%s: %s claims after %v and starts after %v (%s), not %s", name, got, o.Claim, o.Start, o.Why, not)
+		if got := strings.Join(o.Next, " or "); got != c.next || o.Claim != c.claim || o.Start != c.start || !strings.HasPrefix(not.String(), c.not) {
+			t.Errorf("%s: %s claims after %v and starts after %v (%s), not %s", name, got, o.Claim, o.Start, o.Why, not.String())
 		}
 		if o.Why == "" {
 			t.Errorf("%s: no reason", name)
