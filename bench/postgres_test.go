@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -131,6 +132,9 @@ func (s *site) moves(n int) (gaps []time.Duration) {
 	for range n {
 		_, passive := s.roles()
 		before, served := readLives(s.t, s.other(passive).record), len(readLives(s.t, passive.record))
+		s.await("the store has the passive as ready", func() bool { // its own word may come earlier
+			return exec.Command(s.binary, "switchover", "-c", passive.config, "--to", passive.name, "--dry-run").Run() == nil
+		})
 		s.run(s.binary, "switchover", "-c", passive.config, "--to", passive.name, "-y")
 		var lives []life
 		s.await("the new controller has recorded that it serves", func() bool {
