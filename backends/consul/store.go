@@ -34,6 +34,7 @@ type Store struct {
 
 	beats     atomic.Uint64                    // makes every beat unique: Consul ignores a write of the same value
 	published atomic.Pointer[election.LeaseID] // the lease of this process's last publication
+	role      election.RoleMemory
 
 	mu       sync.Mutex
 	watchers map[chan election.Hint]bool
@@ -103,6 +104,7 @@ func (s *Store) read(ctx context.Context) (snap election.Snapshot, err error) {
 			return snap, fmt.Errorf("%w: the token may not read %s%s", election.ErrDenied, s.prefix, key)
 		}
 	}
+	s.role.Read(entries)
 	return election.SnapshotOf(entries), nil
 }
 
@@ -351,7 +353,8 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 		ops = append(ops, s.remove(election.RoleWordKey(c.Previous)))
 	}
 	ops = append(ops, s.serviceGone()...)
-	_, err := s.commit(ctx, ops)
+	results, err := s.commit(ctx, ops)
+	s.role.Wrote(c.Lease, s.roleVersion(results))
 	if errors.Is(err, errLockDelay) {
 		s.hintAfterLockDelay()
 		return fmt.Errorf("cannot claim: %w: %w: %v", election.ErrConflict, election.ErrNotYet, errLockDelay)
@@ -365,15 +368,15 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	return nil
 }
 
-// Publish implements [election.Backend]. The transaction is bound to the version of the role key
-// that was read just before, so that a delayed publication can't undo a later one.
+// Publish implements [election.Backend]. The transaction is bound to the version of the role key, so
+// that a delayed publication can't undo a later one.
 func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.Active) error {
 	announce, err := s.serviceOps(a)
 	if err != nil {
 		return fmt.Errorf("cannot publish: %v", err)
 	}
-	for {
-		err = s.publish(ctx, lease, a, announce)
+	for anew := false; ; anew = true {
+		err = s.publish(ctx, lease, a, announce, anew)
 		if errors.Is(err, errNoEntry) {
 			if err = s.register(ctx); err == nil {
 				continue
@@ -390,16 +393,29 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	return nil
 }
 
-func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.Active, announce []op) error {
+// current returns the version of the role key, from memory if it is there for this lease. If the
+// memory is out of date, the transaction that relies on it fails.
+func (s *Store) current(ctx context.Context, lease election.LeaseID, anew bool) (election.Version, error) {
+	if at := s.role.Version(lease); at != 0 && !anew {
+		return at, nil
+	}
 	pair, err := s.get(ctx, election.ActiveKey)
+	if err == nil && (pair == nil || pair.Session != string(lease)) {
+		err = election.ErrLost
+	}
+	if err != nil {
+		return 0, err
+	}
+	return election.Version(pair.ModifyIndex), nil
+}
+
+func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.Active, announce []op, anew bool) error {
+	is, err := s.current(ctx, lease, anew)
 	if err != nil {
 		return err
 	}
-	if pair == nil || pair.Session != string(lease) {
-		return election.ErrLost
-	}
 	ops := []op{
-		s.bound(election.ActiveKey, lease), s.unchanged(election.ActiveKey, election.Version(pair.ModifyIndex), errMoved),
+		s.bound(election.ActiveKey, lease), s.unchanged(election.ActiveKey, is, errMoved),
 		s.lock(election.ActiveKey, a.Encode(), lease, election.ErrLost),
 	}
 	role := election.RoleWordKey(a.Controller)
@@ -409,8 +425,23 @@ func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.
 	} else {
 		ops = append(ops, s.remove(election.URLKey), s.remove(role))
 	}
-	_, err = s.commit(ctx, append(ops, announce...))
+	results, err := s.commit(ctx, append(ops, announce...))
+	s.role.Wrote(lease, s.roleVersion(results))
 	return s.lostRather(ctx, lease, err)
+}
+
+// roleVersion returns the version that a transaction gave to the role key; zero: it is not known.
+func (s *Store) roleVersion(results api.TxnResults) election.Version {
+	var at election.Version
+	for _, r := range results {
+		if r.KV == nil {
+			continue
+		}
+		if e := s.toEntry(r.KV); e.Key == election.ActiveKey {
+			at = e.Version
+		}
+	}
+	return at
 }
 
 // HandOver implements [election.Backend]. The role key is removed, and the heir's session locks it

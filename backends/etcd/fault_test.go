@@ -207,7 +207,7 @@ func TestPublicationAfterLoss(t *testing.T) {
 	s, link := h.openLinked(t)
 	rival := h.open(t, c.Endpoints()...)
 	lease := hold(t, s, 10*time.Minute)
-	s.wrote("", 0) // as after a restart: it has to look
+	s.role.Wrote("", 0) // as after a restart: it has to look
 	link.HoldReplies()
 	published := make(chan error, 1)
 	reads := h.handled(t, c, "Range")

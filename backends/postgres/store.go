@@ -27,18 +27,11 @@ type Store struct {
 	ctx    context.Context //nolint:containedctx // ends with Close
 	cancel context.CancelFunc
 
-	mine sync.Mutex
-	last written
+	role election.RoleMemory
 
 	closing sync.Mutex
 	closed  bool
 	running sync.WaitGroup
-}
-
-// written is the role key as this process last wrote it.
-type written struct {
-	lease   election.LeaseID
-	version election.Version
 }
 
 var _ election.Backend = (*Store)(nil)
@@ -117,6 +110,7 @@ func (s *Store) Read(ctx context.Context) (election.Snapshot, error) {
 		if err != nil {
 			return election.Snapshot{}, err
 		}
+		s.role.Read(entries)
 		snap := election.SnapshotOf(entries)
 		snap.Origin = l.origin
 		return snap, nil
@@ -258,25 +252,15 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 		t.remove(election.RoleWordKey(c.Previous))
 	}
 	at, err := s.swap(ctx, "claim", t)
-	s.wrote(c.Lease, at)
+	s.role.Wrote(c.Lease, at)
 	return err
 }
 
-// wrote remembers the version of the role key; zero: unknown.
-func (s *Store) wrote(lease election.LeaseID, at election.Version) {
-	s.mine.Lock()
-	defer s.mine.Unlock()
-	s.last = written{lease: lease, version: at}
-}
-
-// current returns the version of the role key, from memory if this process was the last to write
-// it. If the memory is out of date, the transaction that relies on it fails with a conflict.
+// current returns the version of the role key, from memory if it is there for this lease. If the
+// memory is out of date, the transaction that relies on it fails with a conflict.
 func (s *Store) current(ctx context.Context, lease election.LeaseID, anew bool) (election.Version, error) {
-	s.mine.Lock()
-	last := s.last
-	s.mine.Unlock()
-	if !anew && last.lease == lease && last.version != 0 {
-		return last.version, nil
+	if at := s.role.Version(lease); at != 0 && !anew {
+		return at, nil
 	}
 	e, err := s.Get(ctx, election.ActiveKey)
 	if err == nil && e.Lease != lease {
@@ -307,7 +291,7 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 			t.remove(election.URLKey)
 		}
 		at, err := s.swap(ctx, "publish", t)
-		s.wrote(lease, at)
+		s.role.Wrote(lease, at)
 		if !errors.Is(err, election.ErrConflict) {
 			return err
 		}
