@@ -372,6 +372,11 @@ func (t *Tenure) Renewals() (acknowledged, failed uint64, err error) {
 
 // Publish rewrites the role key with a new state. It makes one attempt; [ErrLost] ends the reign.
 func (t *Tenure) Publish(ctx context.Context, state State) error {
+	return t.rewrite(ctx, func(State) State { return state })
+}
+
+// rewrite is Publish with a state that may depend on the one that was last published.
+func (t *Tenure) rewrite(ctx context.Context, next func(last State) State) error {
 	if err := t.publish.lock(ctx); err != nil {
 		return err
 	}
@@ -380,7 +385,7 @@ func (t *Tenure) Publish(ctx context.Context, state State) error {
 	record := t.record
 	t.publishing = true
 	t.mu.Unlock()
-	if record.State != state {
+	if state := next(record.State); record.State != state {
 		record.State, record.Since = state, time.Now().UTC()
 	}
 	err := bounded(ctx, t.timing.Attempt(), func(ctx context.Context) error { return t.backend.Publish(ctx, t.LeaseID(), record) })
@@ -476,12 +481,10 @@ func (t *Tenure) mine(a Active) bool {
 	return a.Controller == r.Controller && a.Term == r.Term && a.Incarnation == r.Incarnation && a.Nonce == r.Nonce && a.URL == r.URL && a.API == r.API
 }
 
-// repair rewrites the role key as it was last published, over what somebody else wrote.
+// repair rewrites the role key as it was last published, over what somebody else wrote. A new state
+// that is published meanwhile stays.
 func (t *Tenure) repair(ctx context.Context) {
-	t.mu.Lock()
-	state := t.record.State
-	t.mu.Unlock()
-	_ = t.Publish(ctx, state) // the next renewal checks again
+	_ = t.rewrite(ctx, func(last State) State { return last }) // the next renewal checks again
 }
 
 // extend moves the validity to what p proves, unless it has already ended.

@@ -1,7 +1,9 @@
 package election
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -42,4 +44,37 @@ func TestRate(t *testing.T) {
 	if d := BootClock().Sub(0); d <= 0 || RawClock() <= 0 {
 		t.Error("the clocks stand still")
 	}
+}
+
+// gatedPublisher is a store whose writes of the role key wait for a pass.
+type gatedPublisher struct {
+	Backend
+	passes chan struct{}
+	states []State
+}
+
+func (g *gatedPublisher) Publish(_ context.Context, _ LeaseID, a Active) error {
+	<-g.passes
+	g.states = append(g.states, a.State)
+	return nil
+}
+
+// TestRepairDoesNotTakeANewStateBack: the role key is repaired while a new state is being published.
+// The repair used to wait with the old state, and wrote that last: the role key stayed at it for good,
+// while the controller served. Found by the simulator, seed 977868.
+func TestRepairDoesNotTakeANewStateBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &gatedPublisher{passes: make(chan struct{}, 2)}
+		tenure := &Tenure{backend: store, timing: defaults(t, ""), record: Active{Controller: "ctl-a", Term: 1, State: StateStarting}}
+		go func() { _ = tenure.Publish(t.Context(), StateServing) }()
+		synctest.Wait()
+		go tenure.repair(t.Context())
+		synctest.Wait()
+		store.passes <- struct{}{}
+		store.passes <- struct{}{}
+		synctest.Wait()
+		if last := store.states[len(store.states)-1]; len(store.states) != 2 || last != StateServing || tenure.State() != StateServing {
+			t.Errorf("the role key was written as %v, and the reign believes %q", store.states, tenure.State())
+		}
+	})
 }
