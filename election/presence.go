@@ -268,7 +268,7 @@ func (p *Presence) enter(ctx context.Context, begun time.Time, recheck bool) err
 		if stop {
 			break
 		}
-		work.Go(func() {
+		enter := func() {
 			defer func() { <-turns }()
 			other, e, err := p.take(ctx, name)
 			mu.Lock()
@@ -280,7 +280,12 @@ func (p *Presence) enter(ctx context.Context, begun time.Time, recheck bool) err
 			} else if other == nil && c.mine() && p.Entered != nil {
 				p.Entered(name)
 			}
-		})
+		}
+		if len(p.Names) == 1 {
+			enter()
+		} else {
+			work.Go(enter)
+		}
 	}
 	work.Wait()
 	if taken != nil {
@@ -319,6 +324,9 @@ func (p *Presence) take(ctx context.Context, name string) (other *Owner, e Entry
 	}
 	// What is bound to no lease was written by a stranger. It would never expire, and belongs to nobody.
 	if e.Version != 0 && e.Lease != "" {
+		if e.Lease == p.lease && p.unchanged(name, e.Value) {
+			return nil, e, nil
+		}
 		owner := p.Owner(e.Value)
 		if owner.Ours && e.Lease == p.lease {
 			return nil, e, nil
@@ -332,6 +340,14 @@ func (p *Presence) take(ctx context.Context, name string) (other *Owner, e Entry
 		err = fmt.Errorf("%s changed meanwhile", name) // the next round finds out by whom
 	}
 	return nil, e, err
+}
+
+// unchanged reports whether a key has the value that was last written.
+func (p *Presence) unchanged(key string, value []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wrote, ok := p.wrote[key]
+	return ok && bytes.Equal(wrote, value)
 }
 
 // occupant is another process that has a name, as the one that waits for the name sees it. The zero occupant has not been
