@@ -17,6 +17,18 @@ type fates struct {
 	settings []election.Timing
 	skip     map[int]bool // faults that are left out, to make a run shorter
 	count    int
+	last     *host // that the last fault befell
+	settled  int   // how often all faults have ended
+}
+
+// later lets something happen later, unless all faults have ended by then. world.mu is held.
+func (f *fates) later(d time.Duration, do func()) {
+	now := f.settled
+	f.after(d, func() {
+		if f.settled == now {
+			do()
+		}
+	})
 }
 
 // plan is what kind of run a seed is.
@@ -30,18 +42,27 @@ type plan struct {
 	between time.Duration // two faults, at most
 	idle    time.Duration // after a quiet time, at most
 	keep    bool          // on_store_loss: keep, which is beyond the guarantees
+	alike   bool          // all have one policy
+	policy  election.StoreLoss
 }
 
 // planOf returns the kind of a seed's run.
 func planOf(c chance) plan {
 	p := plan{
 		consul: c.of("store", 0).one(3), hosts: 2 + int(c.of("hosts", 0).in(2)), beyond: c.of("beyond", 0).one(8),
-		long: !c.of("long", 0).one(4), bursts: 4, faults: 12, between: 1200 * time.Millisecond, idle: 5 * time.Minute,
+		long: c.of("long", 0).one(8), bursts: 8, faults: 20, between: 1200 * time.Millisecond, idle: 15 * time.Second,
 	}
 	if p.long {
-		p.bursts, p.between, p.idle = 8, 12*time.Second, 4*time.Hour
+		if p.hosts > 2 && !c.of("hosts", 1).one(4) { // idle time costs as much as there are processes
+			p.hosts = 2
+		}
+		p.bursts, p.between, p.idle = 6, 12*time.Second, 24*time.Hour
 	}
 	p.keep = p.beyond && c.of("keep", 0).one(3)
+	p.alike, p.policy = c.of("alike", 0).one(2), election.StoreLossStop
+	if c.of("alike", 1).one(2) {
+		p.policy = election.StoreLossFailsafe
+	}
 	return p
 }
 
@@ -52,17 +73,19 @@ func timings(p plan) ([]election.Timing, error) {
 		traits = election.TraitsOf("consul")
 	}
 	long := election.Timing{
-		Profile: "long", TTL: 58 * time.Second, Validity: 50 * time.Second, RenewEvery: 15 * time.Second, StopBudget: 4 * time.Second,
+		Profile: "long", TTL: time.Minute, Validity: 58 * time.Second, RenewEvery: 26 * time.Second, StopBudget: 4 * time.Second,
 	}
 	if p.consul {
-		long.Beat, long.Silence = true, 52*time.Second
+		long.Beat, long.Silence = true, time.Minute
 	}
 	wide := long
 	wide.Profile, wide.TTL, wide.Validity, wide.RenewEvery = "wide", 40*time.Second, 35*time.Second, 12*time.Second
 	if wide.Beat {
 		wide.Silence = 36 * time.Second
 	}
-	all := []election.Timing{long, wide}
+	tight := long // almost no margin but that for the clocks
+	tight.Profile, tight.StopBudget = "tight", 200*time.Millisecond
+	all := []election.Timing{long, wide, tight}
 	if !p.long {
 		all = nil
 		for _, name := range []string{election.ProfileDefault, election.ProfileFast} {
@@ -72,6 +95,9 @@ func timings(p plan) ([]election.Timing, error) {
 			}
 			all = append(all, t)
 		}
+		tight := all[0]
+		tight.Profile, tight.StopBudget = "tight", 160*time.Millisecond
+		all = append(all, tight)
 	}
 	for _, t := range all {
 		if err := t.Validate(traits); err != nil {
@@ -87,7 +113,10 @@ func (f *fates) file() settings {
 		timing: f.settings[f.IntN(len(f.settings))], policy: election.StoreLossStop, drain: time.Duration(f.IntN(2)) * 500 * time.Millisecond,
 		local: f.IntN(2), priority: 100 + 10*f.IntN(2), yield: 8 * time.Second,
 	}
-	if f.IntN(3) == 0 {
+	switch {
+	case f.plan.alike:
+		s.policy = f.plan.policy
+	case f.IntN(3) == 0:
 		s.policy = election.StoreLossFailsafe
 	}
 	if f.plan.keep {
@@ -96,16 +125,40 @@ func (f *fates) file() settings {
 	return s
 }
 
+// gap returns how long it is until the next fault. What matters is often done within milliseconds.
+func (f *fates) gap() time.Duration {
+	return f.between(0, f.plan.between/pick(f.dice, time.Duration(1), 5, 40))
+}
+
+// victim is any host, or more often the one that holds the role key, or the one that the last fault befell.
+func (f *fates) victim() *host {
+	h, n := f.hosts[f.IntN(len(f.hosts))], f.IntN(4)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := f.store.snap.Active; a != nil && n < 2 && f.host(a.Controller) != nil {
+		h = f.host(a.Controller)
+	}
+	if f.last != nil && n == 2 {
+		h = f.last
+	}
+	f.last = h
+	return h
+}
+
 // fault lets one thing happen. world.mu is not held.
 func (f *fates) fault() {
 	f.count++
-	h := f.hosts[f.IntN(len(f.hosts))]
+	h := f.victim()
 	n := f.IntN(len(faults))
-	strength := f.between(f.plan.between/12, 7*f.plan.between)
+	b := f.plan.between
+	strength := f.between(b/12, pick(f.dice, 2*b, 7*b, 15*b))
 	if f.skip[f.count] {
 		return
 	}
 	f.mu.Lock()
+	if f.IntN(6) == 0 {
+		f.backups = append(f.backups, f.store.backup())
+	}
 	if what := faults[n](f, h, strength); what != "" {
 		f.figures.Faults++
 		f.timeline.add(h.name, "FAULT", fmt.Sprintf("%d:", f.count), what, strength)
@@ -128,6 +181,7 @@ func (f *fates) restart(oneIn int) {
 
 // faults are all the faults. Each returns what it did, or nothing. world.mu is held.
 var faults = []func(f *fates, h *host, d time.Duration) string{
+	usurp, usurp, usurp, stutter, stutter, stutter, loseAtStep, loseAtStep, loseAtStep,
 	freeze, freeze, freezeAtStep, freezeAtStep, kill, killAtStep, killAtStep, terminate, detach, crash, suspend,
 	killProgram, unhealthy, stuckProgram, killGuard, freezeGuard,
 	cut, cut, oneWay, oneWay, slow, lossy, lossy, cutPeers, cutRepository, repositoryAway,
@@ -155,6 +209,66 @@ func freezeAtStep(f *fates, h *host, d time.Duration) string {
 	h.process.trap = trap{verb: verb, skip: steps, rest: d, set: true}
 	return "sidecar will freeze at " + verb
 }
+
+// usurp lets the store drop the role key of a holder that does not notice: it is frozen, or cut off.
+func usurp(f *fates, h *host, d time.Duration) string {
+	v := h.timing.Validity
+	how, rest, after, del := f.IntN(3), f.between(v/4, 3*v), f.between(0, v/2), f.IntN(2) == 0
+	if a := f.store.snap.Active; a == nil || a.Controller != h.name || !h.process.acts() {
+		return ""
+	}
+	id := f.store.snap.ActiveLease
+	switch p := h.process; how {
+	case 0:
+		cut(f, h, rest)
+	case 1:
+		p.freeze(rest)
+	default: // between the store's answer and the look at the clock, and again
+		p.trap = trap{verb: "Hold", skip: f.IntN(3), rest: f.between(v/8, v), set: true}
+		again := f.between(time.Millisecond, h.timing.RenewEvery)
+		p.thawed = func() { f.later(again, func() { p.freeze(rest) }) }
+	}
+	f.later(after, func() {
+		switch {
+		case f.store.snap.ActiveLease != id:
+		case del:
+			f.store.del(f.store.next(), election.ActiveKey)
+		default:
+			f.store.revoke(id, true)
+		}
+	})
+	return "does not notice that it loses the role key"
+}
+
+// stutter freezes and thaws a process again and again, now and then at a step.
+func stutter(f *fates, h *host, _ time.Duration) string {
+	p, at := h.process, time.Duration(0)
+	for range 2 + f.IntN(6) {
+		rest, verb, skip := f.between(h.timing.Validity/20, h.timing.Validity), "", f.IntN(3)
+		if f.IntN(2) == 0 {
+			verb = pick(f.dice, verbs...)
+		}
+		f.later(at, func() {
+			switch {
+			case !p.acts():
+			case verb == "":
+				p.freeze(rest)
+			case !p.trap.set:
+				p.trap = trap{verb: verb, skip: skip, rest: rest, set: true}
+			}
+		})
+		at += rest + f.between(100*time.Microsecond, h.timing.RenewEvery/2)
+	}
+	return "sidecar stutters"
+}
+
+// loseAtStep spoils a request at a given step.
+func loseAtStep(f *fates, h *host, _ time.Duration) string {
+	h.link.spoil = spoil{verb: pick(f.dice, storeVerbs...), skip: f.IntN(3), how: f.IntN(4), late: f.between(time.Millisecond, 5*time.Second), set: true}
+	return "a request will be spoilt: " + h.link.spoil.verb
+}
+
+var storeVerbs = []string{"Hold", "Read", "Claim", "Claim", "Claim", "Grant", "Publish", "Release", "Release", "HandOver", "HandOver", "Put"}
 
 func kill(_ *fates, h *host, _ time.Duration) string {
 	if !h.process.lives() {
@@ -444,18 +558,19 @@ func (f *fates) settle() {
 	now := f.now()
 	f.timeline.add("fates", "all faults end")
 	f.attended = true
+	f.settled++
 	f.world.storeAway, f.repository.away, f.store.full = now, now, false
 	for _, key := range []string{election.PauseKey, election.RequestKey} {
 		f.store.del(f.store.next(), key)
 	}
 	for _, h := range f.hosts {
 		for _, l := range []*link{h.link, h.toRepository, h.toPeers} {
-			l.outCut, l.inCut, l.slow, l.lossy = now, now, now, now
+			l.outCut, l.inCut, l.slow, l.lossy, l.spoil = now, now, now, now, spoil{}
 		}
 		h.stuck = now
 		h.setHealth("")
 		if h.process.lives() {
-			h.process.trap = trap{}
+			h.process.trap, h.process.thawed = trap{}, nil
 			h.process.thaw()
 		}
 		if t := h.trace; t != nil && !t.over && t.guardTill.After(now) {

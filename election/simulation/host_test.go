@@ -116,6 +116,7 @@ func (p *process) run(ctx context.Context) {
 	defer func() {
 		p.w.mu.Lock()
 		p.over, p.ended = true, err
+		p.host.exposed()
 		if p.w.attended {
 			p.w.after(restartAfter, p.host.attend)
 		}

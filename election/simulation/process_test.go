@@ -23,6 +23,7 @@ type process struct {
 	dead   chan struct{}
 	killed bool
 	trap   trap
+	thawed func() // is called at the next thaw; nil: nothing is
 
 	cancel  context.CancelCauseFunc
 	sidecar *sidecar.Sidecar
@@ -126,6 +127,10 @@ func (p *process) thaw() {
 	p.w.timeline.add(p.id, "thaws")
 	close(p.frozen)
 	p.frozen = nil
+	if then := p.thawed; then != nil {
+		p.thawed = nil
+		then()
+	}
 }
 
 // kill is kill -9. What is left of the process ends at its next step.

@@ -78,6 +78,7 @@ func (t *tree) fork() {
 	w.after(t.opensIn, func() {
 		if !t.over {
 			close(t.open)
+			w.opened[fmt.Sprint(t.host.name, t.term)] = true
 			w.work(t)
 		}
 	})
@@ -396,8 +397,11 @@ func (d *driver) Settle(ctx context.Context) error {
 	return d.finish(ctx, t, 0)
 }
 
-func (d *driver) Detach(context.Context, election.Instant) error {
+func (d *driver) Detach(ctx context.Context, _ election.Instant) error {
 	d.p.pass("Detach")
+	if d.frozen() && (!d.p.wait(ctx, time.Second) || d.frozen()) {
+		return errors.New("the guard does not answer")
+	}
 	d.p.w.mu.Lock()
 	defer d.p.w.mu.Unlock()
 	if d.t == nil || d.t.over {
@@ -405,6 +409,13 @@ func (d *driver) Detach(context.Context, election.Instant) error {
 	}
 	d.t = nil
 	return nil
+}
+
+// frozen reports whether its guard is.
+func (d *driver) frozen() bool {
+	d.p.w.mu.Lock()
+	defer d.p.w.mu.Unlock()
+	return d.t != nil && !d.t.over && d.t.guardTill.After(d.p.w.now())
 }
 
 // port waits until the startup port answers.

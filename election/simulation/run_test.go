@@ -71,7 +71,7 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 		w.attended = false
 		w.mu.Unlock()
 		for range f.plan.faults {
-			time.Sleep(f.between(0, f.plan.between))
+			time.Sleep(f.gap())
 			f.fault()
 		}
 		f.settle()

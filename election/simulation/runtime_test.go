@@ -19,6 +19,8 @@ import (
 type change struct{ file, old, new string }
 
 var changes = []change{
+	{"stack.go", "startingStackSize uint32 = fixedStack", "startingStackSize uint32 = 16384"}, // few goroutines here need less
+	{"stack.go", "startingStackSize = fixedStack", "startingStackSize = 16384"},
 	{"rand.go", "func rand() uint64 {\n", "func rand() uint64 {\n\tif x, ok := simulated(); ok {\n\t\treturn x\n\t}\n"},
 	{"select.go", "cheaprandn(uint32(norder + 1))", "simulatedn(uint32(norder + 1))"},
 	{"rand.go", "var globalRand struct {", dicePatch + "var globalRand struct {"},

@@ -363,6 +363,9 @@ func (s *store) publish(id election.LeaseID, a election.Active) error {
 	version := s.next()
 	s.put(version, election.ActiveKey, a.Encode(), id)
 	if a.Serving() {
+		if !s.w.opened[fmt.Sprint(a.Controller, a.Term)] {
+			s.w.violates("%s is published as serving term %d, and was never open", a.Controller, a.Term)
+		}
 		s.put(version, election.URLKey, []byte(a.URL), id)
 		s.put(version, election.RoleWordKey(a.Controller), []byte(election.RoleActive), id)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type world struct {
 	attended bool // sidecars that end are started again, as their service manager would do
 	beyond   bool // faults that the guarantees do not cover happen: the fence alone must hold
 	newest   election.Term
-	served   time.Time // somebody served, last
+	opened   map[string]bool // of which controllers and terms a program was ever open
+	served   time.Time       // somebody served, last
 	wrong    []string
 	wrongAt  time.Duration
 	figures  figures
@@ -69,7 +71,7 @@ func (f *figures) add(o figures) {
 }
 
 func newWorld(ctx context.Context, seed uint64, keep bool) *world {
-	w := &world{seed: chance(mix(seed)), ctx: ctx, repository: &repository{}}
+	w := &world{seed: chance(mix(seed)), ctx: ctx, repository: &repository{}, opened: map[string]bool{}}
 	w.timeline = &timeline{base: time.Now(), keep: keep}
 	w.served = w.timeline.base
 	return w
@@ -112,7 +114,7 @@ func (w *world) began(t *tree) {
 	w.timeline.add(t.id, "program begins, term", int(t.term))
 	w.figures.Starts++
 	for _, o := range w.running {
-		if w.beyond || o.excused || t.excused {
+		if w.beyond || o.excused && o.host.clock() >= o.deadline {
 			w.figures.Overlaps++
 			w.timeline.add("judge", "two programs, beyond the guarantees", o.id, t.id)
 			continue
@@ -199,6 +201,10 @@ func (w *world) explain() {
 // finish moves the program once more, as planned, ends everything, and looks what is left behind.
 func (w *world) finish(limit time.Duration) {
 	if len(w.wrong) == 0 {
+		time.Sleep(5 * time.Second) // what was told to end at the last moment has ended
+		w.quiet(limit)
+	}
+	if len(w.wrong) == 0 {
 		w.move(limit)
 	}
 	w.mu.Lock()
@@ -267,6 +273,9 @@ func (w *world) move(limit time.Duration) {
 	if now == nil {
 		w.violates("nobody serves, although nothing has happened since one did")
 		return
+	}
+	if now.running && !slices.Contains(w.repository.sessions, now) {
+		w.violates("%s serves, and cannot use the repository", now.id)
 	}
 	for _, t := range []*tree{before, now} {
 		var h election.History
