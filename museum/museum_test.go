@@ -211,9 +211,14 @@ func TestMuseum(t *testing.T) {
 		}
 		t.Run(m.name, func(t *testing.T) {
 			r, err := c.convict(t, m)
-			if err != nil {
+			switch {
+			case err != nil && m.missing != "":
+				t.Skip(err)
+			case err != nil:
 				t.Error(err)
 				return
+			case m.missing != "":
+				t.Log("the line missing: can be removed")
 			}
 			t.Logf("seed %d, after %v: %s", r.Seed, r.Real.Round(time.Millisecond), r.Found)
 			known[m.name] = r

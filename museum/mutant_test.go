@@ -11,12 +11,13 @@ import (
 
 // mutant is one patch.
 type mutant struct {
-	name  string
-	rule  string // that it breaks, as a sentence
-	from  string // where the rule, or the defect, comes from
-	suite string // that convicts it
-	reach string // why no suite can; empty: one does
-	hunks []hunk
+	name    string
+	rule    string // that it breaks, as a sentence
+	from    string // where the rule, or the defect, comes from
+	suite   string // that convicts it
+	reach   string // why no suite can; empty: one does
+	missing string // how long the suite has looked for it in vain; empty: it finds it
+	hunks   []hunk
 }
 
 // hunk is one place in a file. Old must be there exactly once.
@@ -52,13 +53,13 @@ func mutants() ([]mutant, error) {
 func parse(name, text string) (mutant, error) {
 	m := mutant{name: name}
 	head, body, found := strings.Cut(text, "\n@@ ")
-	fields := map[string]*string{"rule": &m.rule, "from": &m.from, "suite": &m.suite, "out of reach": &m.reach}
+	fields := map[string]*string{"rule": &m.rule, "from": &m.from, "suite": &m.suite, "out of reach": &m.reach, "missing": &m.missing}
 	for line := range strings.Lines(head) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
 		switch field := fields[key]; {
 		case key == "":
 		case !ok || field == nil:
-			return m, fmt.Errorf("cannot read %q: the keys are rule, from, suite, out of reach", line)
+			return m, fmt.Errorf("cannot read %q: the keys are rule, from, suite, missing, out of reach", line)
 		default:
 			*field = value
 		}
