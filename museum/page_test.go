@@ -62,7 +62,7 @@ go test ./museum                     # as in continuous integration: all apply a
 ` + "```" + `
 
 *Simulated* is the simulated time of all runs until the first violation, *real* what that took on two cores, without
-compilation. The seeds are random, so both vary from run to run.
+compilation. The seeds are random, so both vary from run to run. A seed is that of the code when its row was written.
 
 `
 
