@@ -850,7 +850,7 @@ func (e *Elector) watchReign(ctx context.Context, t *Tenure) {
 		if t.LeaseID() != lease {
 			continue // the role key was bound to a new lease meanwhile, so the order of read and write is unknown
 		}
-		if err == nil && e.lookAt(ctx, t, snap) == CodeAwaitHeir {
+		if err == nil && e.lookAt(ctx, t, lease, snap) == CodeAwaitHeir {
 			pause = min(pause, heirPatience/8)
 		}
 		if r := snap.Request; err == nil && r != nil && r.Op == OpScheduled {
@@ -865,14 +865,14 @@ func (e *Elector) watchReign(ctx context.Context, t *Tenure) {
 	}
 }
 
-// lookAt handles a snapshot for the holder.
-func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
+// lookAt handles a snapshot for the holder, whose lease it had before the snapshot was read: the role
+// key may be bound to a new one meanwhile, at any moment.
+func (e *Elector) lookAt(ctx context.Context, t *Tenure, lease LeaseID, snap Snapshot) Code {
 	now := e.Clock()
 	e.seen = e.seen.Observe(snap, now)
 	e.note()
 	t.see(snap)
 	t.pay(snap.Dead)
-	lease := t.LeaseID()
 	if snap.ActiveLease == lease {
 		t.keepTermRecord(ctx, snap, max(e.seen.Term, snap.outlived()))
 	}
@@ -892,14 +892,19 @@ func (e *Elector) lookAt(ctx context.Context, t *Tenure, snap Snapshot) Code {
 		if t.carriesOut(d) {
 			break
 		}
-		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
+		e.closeRequest(ctx, snap)
 	case CodePlanned:
 		t.end(&Ending{Code: CodePlanned, Why: d.Why})
 	case CodeVoidRequest:
 		t.void(d)
-		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
+		e.closeRequest(ctx, snap)
 	}
 	return d.Code
+}
+
+// closeRequest removes the request in snap, in one attempt: one that stays is looked at again.
+func (e *Elector) closeRequest(ctx context.Context, snap Snapshot) {
+	_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
 }
 
 // schedule makes a scheduled switchover that is due one that everybody acts on. Only the clock of this
@@ -911,7 +916,7 @@ func (e *Elector) schedule(ctx context.Context, t *Tenure, snap Snapshot, d Hold
 	case missed:
 		d.Code, d.Why = CodeVoidRequest, fmt.Sprintf("request %s was for %s, which has passed", now.ID, now.At.UTC().Format(time.RFC3339))
 		t.void(d)
-		_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
+		e.closeRequest(ctx, snap)
 	case wait == 0:
 		now.Op = OpSwitchover
 		_ = e.bounded(ctx, func(ctx context.Context) error {

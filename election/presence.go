@@ -281,7 +281,7 @@ func (p *Presence) enter(ctx context.Context, begun time.Time, recheck bool) err
 				p.Entered(name)
 			}
 		}
-		if len(p.Names) == 1 {
+		if len(p.Names) == 1 { // a sidecar's, with nothing to do at the same time
 			enter()
 		} else {
 			work.Go(enter)
