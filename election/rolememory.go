@@ -33,6 +33,19 @@ func (m *RoleMemory) Read(entries []Entry) {
 	}
 }
 
+// Current returns the version of the role key while it is bound to lease: from memory or, with anew
+// and if it is not there, by look. It returns [ErrLost] if the key is bound to something else.
+func (m *RoleMemory) Current(lease LeaseID, anew bool, look func() (Entry, error)) (Version, error) {
+	if at := m.Version(lease); at != 0 && !anew {
+		return at, nil
+	}
+	e, err := look()
+	if err == nil && e.Lease != lease {
+		err = ErrLost
+	}
+	return e.Version, err
+}
+
 // Version returns the version of the role key while it is bound to lease; zero: unknown.
 func (m *RoleMemory) Version(lease LeaseID) Version {
 	m.mu.Lock()

@@ -393,20 +393,16 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	return nil
 }
 
-// current returns the version of the role key, from memory if it is there for this lease. If the
-// memory is out of date, the transaction that relies on it fails.
+// current returns the version of the role key while it is bound to lease. If the memory is out of
+// date, the transaction that relies on it fails.
 func (s *Store) current(ctx context.Context, lease election.LeaseID, anew bool) (election.Version, error) {
-	if at := s.role.Version(lease); at != 0 && !anew {
-		return at, nil
-	}
-	pair, err := s.get(ctx, election.ActiveKey)
-	if err == nil && (pair == nil || pair.Session != string(lease)) {
-		err = election.ErrLost
-	}
-	if err != nil {
-		return 0, err
-	}
-	return election.Version(pair.ModifyIndex), nil
+	return s.role.Current(lease, anew, func() (election.Entry, error) {
+		pair, err := s.get(ctx, election.ActiveKey)
+		if err != nil || pair == nil {
+			return election.Entry{}, err
+		}
+		return s.toEntry(pair), nil
+	})
 }
 
 func (s *Store) publish(ctx context.Context, lease election.LeaseID, a election.Active, announce []op, anew bool) error {

@@ -492,43 +492,13 @@ func TestTakeoversGrowNothing(t *testing.T) {
 }
 
 // TestHeirNeedNotLookBeforeItPublishes: who was handed the reign, and has read it, publishes in one
-// request. What another wrote since is noticed all the same.
+// request.
 func TestHeirNeedNotLookBeforeItPublishes(t *testing.T) {
 	t.Parallel()
 	c := consultest.Start(t, consultest.Options{Config: quickTTL})
 	h := newHarness(t, c, Config{MinTTL: time.Second})
 	a, b := h.open(t, c.Servers[0].URL()), h.open(t, c.Servers[0].URL())
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	lease, err := a.Grant(ctx, 10*time.Minute)
-	must(t, err)
-	must(t, a.Claim(ctx, election.Claim{
-		Lease: lease, Active: election.Active{Controller: "ctl-a", Term: 1, State: election.StateStarting},
-		Breadcrumb: election.Breadcrumb{Term: 1, Controller: "ctl-a", Validity: time.Second},
-	}))
-	heir, err := b.Grant(ctx, 10*time.Minute)
-	must(t, err)
-	must(t, b.Put(ctx, election.Put{Key: election.HeirKey, Value: election.Heir{Controller: "ctl-b", After: 1, Lease: heir, Validity: "1s"}.Encode(), Lease: heir}))
-	snap, err := a.Read(ctx)
-	must(t, err)
-	record := election.Active{Controller: "ctl-b", Term: 2, State: election.StateStarting}
-	must(t, a.HandOver(ctx, lease, election.HandOver{
-		From: "ctl-a", Heir: snap.HeirVersion, TermVersion: snap.TermVersion, Lease: heir, Active: record,
-		Breadcrumb: election.Breadcrumb{Term: 2, Controller: "ctl-b", Validity: time.Second},
-	}))
-	_, err = b.Read(ctx)
-	must(t, err)
-	over, end := context.WithCancel(ctx)
-	end()
-	if at, err := b.current(over, heir, false); err != nil || at == 0 {
-		t.Errorf("the heir has to look: version %d, %v", at, err)
-	}
-	record.State = election.StateServing
-	must(t, b.Publish(ctx, heir, record))
-	must(t, b.Publish(ctx, heir, record))
-	must(t, a.Publish(ctx, heir, election.Active{Controller: "ctl-b", Term: 2, State: election.StateStopping})) // by whoever has the lease
-	must(t, b.Publish(ctx, heir, record))
-	if snap, err = a.Read(ctx); err != nil || !snap.Active.Serving() {
-		t.Errorf("the role key: %+v, %v", snap.Active, err)
-	}
+	electiontest.HeirNeedNotLook(t, a, b, func(ctx context.Context, lease election.LeaseID) (election.Version, error) {
+		return b.current(ctx, lease, false)
+	})
 }

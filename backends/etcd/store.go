@@ -271,17 +271,10 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	return err
 }
 
-// current returns the version of the role key, from memory if it is there for this lease. If the
-// memory is out of date, the transaction that relies on it fails with a conflict.
-func (s *Store) current(ctx context.Context, lease election.LeaseID, fresh bool) (election.Version, error) {
-	if at := s.role.Version(lease); at != 0 && !fresh {
-		return at, nil
-	}
-	e, err := s.Get(ctx, election.ActiveKey)
-	if err == nil && e.Lease != lease {
-		err = election.ErrLost
-	}
-	return e.Version, err
+// current returns the version of the role key while it is bound to lease. If the memory is out of
+// date, the transaction that relies on it fails with a conflict.
+func (s *Store) current(ctx context.Context, lease election.LeaseID, anew bool) (election.Version, error) {
+	return s.role.Current(lease, anew, func() (election.Entry, error) { return s.Get(ctx, election.ActiveKey) })
 }
 
 // version is the condition that a key has a version; zero means that it is absent, in etcd too.
@@ -330,8 +323,8 @@ func (s *Store) Publish(ctx context.Context, lease election.LeaseID, a election.
 	} else {
 		ops = append(ops, clientv3.OpDelete(s.root+election.URLKey))
 	}
-	for fresh := false; ; fresh = true {
-		is, err := s.current(ctx, lease, fresh)
+	for anew := false; ; anew = true {
+		is, err := s.current(ctx, lease, anew)
 		if err != nil {
 			return fmt.Errorf("cannot publish: %w", err)
 		}

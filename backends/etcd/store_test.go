@@ -259,42 +259,12 @@ func TestTakeoversGrowNothing(t *testing.T) {
 }
 
 // TestHeirNeedNotLookBeforeItPublishes: who was handed the reign, and has read it, publishes in one
-// request. What another wrote since is noticed all the same.
+// request.
 func TestHeirNeedNotLookBeforeItPublishes(t *testing.T) {
 	c := etcdtest.Start(t, 1)
 	h := newHarness(t, c)
 	a, b := h.open(t, c.Endpoints()...), h.open(t, c.Endpoints()...)
-	lease := hold(t, a, 10*time.Minute)
-	ctx := ctxFor(t, patience)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	heir, err := b.Grant(ctx, 10*time.Minute)
-	must(err)
-	must(b.Put(ctx, election.Put{Key: election.HeirKey, Value: election.Heir{Controller: "ctl-b", After: 1, Lease: heir, Validity: "1s"}.Encode(), Lease: heir}))
-	snap, err := a.Read(ctx)
-	must(err)
-	record := election.Active{Controller: "ctl-b", Term: 2, State: election.StateStarting}
-	must(a.HandOver(ctx, lease, election.HandOver{
-		From: "ctl-a", Heir: snap.HeirVersion, TermVersion: snap.TermVersion, Lease: heir, Active: record,
-		Breadcrumb: election.Breadcrumb{Term: 2, Controller: "ctl-b", Validity: time.Second},
-	}))
-	_, err = b.Read(ctx)
-	must(err)
-	over, end := context.WithCancel(ctx)
-	end()
-	if at, err := b.current(over, heir, false); err != nil || at == 0 {
-		t.Errorf("the heir has to look: version %d, %v", at, err)
-	}
-	record.State = election.StateServing
-	must(b.Publish(ctx, heir, record))
-	must(b.Publish(ctx, heir, record))
-	must(a.Publish(ctx, heir, election.Active{Controller: "ctl-b", Term: 2, State: election.StateStopping})) // by whoever has the lease
-	must(b.Publish(ctx, heir, record))
-	if snap, err = a.Read(ctx); err != nil || !snap.Active.Serving() {
-		t.Errorf("the role key: %+v, %v", snap.Active, err)
-	}
+	electiontest.HeirNeedNotLook(t, a, b, func(ctx context.Context, lease election.LeaseID) (election.Version, error) {
+		return b.current(ctx, lease, false)
+	})
 }

@@ -256,17 +256,10 @@ func (s *Store) Claim(ctx context.Context, c election.Claim) error {
 	return err
 }
 
-// current returns the version of the role key, from memory if it is there for this lease. If the
-// memory is out of date, the transaction that relies on it fails with a conflict.
+// current returns the version of the role key while it is bound to lease. If the memory is out of
+// date, the transaction that relies on it fails with a conflict.
 func (s *Store) current(ctx context.Context, lease election.LeaseID, anew bool) (election.Version, error) {
-	if at := s.role.Version(lease); at != 0 && !anew {
-		return at, nil
-	}
-	e, err := s.Get(ctx, election.ActiveKey)
-	if err == nil && e.Lease != lease {
-		err = election.ErrLost
-	}
-	return e.Version, err
+	return s.role.Current(lease, anew, func() (election.Entry, error) { return s.Get(ctx, election.ActiveKey) })
 }
 
 // Publish implements [election.Backend]. It also compares the version of the role key, so that an
