@@ -1,9 +1,11 @@
 package sidecar
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -140,7 +142,7 @@ func (d *StateDir) load() error {
 	}
 	var r reignRecord
 	switch err := d.read(reignFile, &r); {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, io.EOF): // none, or cleared
 	case err != nil:
 		d.fail(fmt.Errorf("cannot read the reign that an earlier process left: %v", err))
 	case r.Host == d.host && r.Held.Term != 0 && r.Held.Lease != "" && r.Held.Incarnation != "":
@@ -169,10 +171,15 @@ func (d *StateDir) Known() election.Known {
 // gone, because the directory was not locked.
 func (d *StateDir) Predecessor() string { return d.predecessor }
 
-// Save implements [Memory]. It does not sync the file, which would delay a takeover: no reign
-// outlives its host.
+// Save implements [Memory]. A takeover waits for it, so it neither syncs the file (no reign outlives
+// its host) nor makes a new one: it overwrites the record, whose first line counts. Only the next
+// process reads it, when this one is dead.
 func (d *StateDir) Save(h election.Held) error {
-	if err := d.replace(reignFile, reignRecord{Host: d.host, Held: h}, false); err != nil {
+	b, err := json.Marshal(reignRecord{Host: d.host, Held: h})
+	if err == nil {
+		err = d.overwrite(reignFile, append(b, '\n'))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot record the reign: %v", err)
 	}
 	return nil
@@ -180,10 +187,24 @@ func (d *StateDir) Save(h election.Held) error {
 
 // Clear implements [Memory].
 func (d *StateDir) Clear() error {
-	if err := os.Remove(filepath.Join(d.dir, reignFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Truncate(filepath.Join(d.dir, reignFile), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove the record of the reign: %v", err)
 	}
 	return nil
+}
+
+// overwrite writes text, which ends with a line feed, to the beginning of a file, then cuts off the
+// rest. A process that is killed in between leaves a whole first line.
+func (d *StateDir) overwrite(file string, text []byte) error {
+	f, err := os.OpenFile(filepath.Join(d.dir, file), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(text, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Remember records what later processes must know. It does not block: the file is written and
@@ -217,22 +238,27 @@ func (d *StateDir) write() error {
 	d.pending = false
 	known := d.known
 	d.mu.Unlock()
-	if err := d.replace(knownFile, knownRecord{owner: d.owner, Host: d.host, Incarnation: d.incarnation, Known: known}, true); err != nil {
+	if err := d.replace(knownFile, knownRecord{owner: d.owner, Host: d.host, Incarnation: d.incarnation, Known: known}); err != nil {
 		return fmt.Errorf("cannot record what later processes must know: %v", err)
 	}
 	return nil
 }
 
+// read decodes the first line of a file. The error of an empty one is [io.EOF].
 func (d *StateDir) read(file string, into any) error {
 	b, err := os.ReadFile(filepath.Join(d.dir, file))
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(b, into)
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	if len(b) == 0 {
+		return io.EOF
+	}
+	return json.Unmarshal(line, into)
 }
 
-// replace writes a file atomically.
-func (d *StateDir) replace(file string, record any, flush bool) error {
+// replace writes a file atomically, and syncs it.
+func (d *StateDir) replace(file string, record any) error {
 	b, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -243,7 +269,7 @@ func (d *StateDir) replace(file string, record any, flush bool) error {
 		return err
 	}
 	_, err = f.Write(append(b, '\n'))
-	if err == nil && flush {
+	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,5 +114,45 @@ func TestReignOfTheVersionBeforeIsTakenUp(t *testing.T) {
 	defer d.Close()
 	if h := d.Held(); h == nil || h.Term != 7 || h.Lease != "l" || d.Predecessor() != "i0" {
 		t.Errorf("held %+v, predecessor %q", h, d.Predecessor())
+	}
+}
+
+// TestRecordOfAReignIsOverwrittenInPlace: a process that is killed between the two steps of a Save
+// leaves the end of a longer record behind, which does not count.
+func TestRecordOfAReignIsOverwrittenInPlace(t *testing.T) {
+	dir := t.TempDir()
+	d := mustOpen(t, dir, "here", "i1")
+	long := election.Held{Term: 7, Lease: "l", Incarnation: "i1", Reason: strings.Repeat("long ", 50)}
+	short := election.Held{Term: 8, Lease: "l", Incarnation: "i1", Reason: "short"}
+	if err := d.Save(long); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "reign.json")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Save(short); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(file)
+	if err != nil || len(after) >= len(before) {
+		t.Fatalf("%d bytes after %d: %v", len(after), len(before), err)
+	}
+	if err := errors.Join(os.WriteFile(file, append(after, before[len(after):]...), 0o600), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	d = mustOpen(t, dir, "here", "i2")
+	if h := d.Held(); h == nil || h.Term != 8 {
+		t.Errorf("held %+v, want term 8", h)
+	}
+	if err := errors.Join(d.Clear(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d = mustOpen(t, dir, "here", "i3")
+	defer d.Close()
+	if h := d.Held(); h != nil {
+		t.Errorf("held %+v after it was cleared", h)
 	}
 }
