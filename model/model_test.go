@@ -149,6 +149,8 @@ func results(t *testing.T, m model) (rows string, complete bool) {
 				o := search(t, m.name+".pml", shortest, c.all("MUT_")...)
 				if o.violated == "" {
 					t.Errorf("no counterexample in %d states: the model does not test the rule %q", o.states, c.what)
+				} else {
+					t.Logf("counterexample of depth %d after %d states", o.depth, o.states)
 				}
 				mutants[i] = fmt.Sprintf("| %s | `%s` | %d | %d |\n", c.what, strings.Join(c.all("MUT_"), " "), o.depth, o.states)
 			})

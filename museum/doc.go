@@ -9,14 +9,15 @@
 //
 // # What is guaranteed
 //
-// Every mutant applies, at exactly one place, and compiles, and three random ones of those that were
-// convicted before are convicted each time (the short form, less than a minute). The page docs/museum.md is what results.json and the
-// patches say.
+// Every mutant applies, at exactly one place, and compiles, and three random ones of those that are
+// found surely and soon are convicted each time (the short form, less than a minute). The page
+// docs/museum.md is what results.json and the patches say.
 //
 // # What is not guaranteed
 //
-// A patch with the line "missing:" is not found yet. results.json is from the last run of the long form, which plays every mutant. The seeds are random:
-// another run finds a mutant with another seed, and after another time.
+// Some mutants are not found yet: the page lists them. results.json is from the last run of the long
+// form, which plays every mutant. The seeds are random: another run finds a mutant with another seed,
+// and after another time.
 //
 // # Usage
 //

@@ -11,13 +11,14 @@ import (
 
 // mutant is one patch.
 type mutant struct {
-	name    string
-	rule    string // that it breaks, as a sentence
-	from    string // where the rule, or the defect, comes from
-	suite   string // that convicts it
-	reach   string // why no suite can; empty: one does
-	missing string // how long the suite has looked for it in vain; empty: it finds it
-	hunks   []hunk
+	name  string
+	rule  string // that it breaks, as a sentence
+	from  string // where the rule, or the defect, comes from
+	suite string // that convicts it
+	model string // for the suite model: the model and its mutant, as in "lease/OLD_SIGHT"
+	reach string // why no suite can; empty: one does
+	twin  string // of one that is out of reach: the mutant that has the rule that covers for it off, too
+	hunks []hunk
 }
 
 // hunk is one place in a file. Old must be there exactly once.
@@ -53,19 +54,22 @@ func mutants() ([]mutant, error) {
 func parse(name, text string) (mutant, error) {
 	m := mutant{name: name}
 	head, body, found := strings.Cut(text, "\n@@ ")
-	fields := map[string]*string{"rule": &m.rule, "from": &m.from, "suite": &m.suite, "out of reach": &m.reach, "missing": &m.missing}
+	fields := map[string]*string{"rule": &m.rule, "from": &m.from, "suite": &m.suite, "model": &m.model, "out of reach": &m.reach, "twin": &m.twin}
 	for line := range strings.Lines(head) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), ": ")
 		switch field := fields[key]; {
 		case key == "":
 		case !ok || field == nil:
-			return m, fmt.Errorf("cannot read %q: the keys are rule, from, suite, missing, out of reach", line)
+			return m, fmt.Errorf("cannot read %q: the keys are rule, from, suite, model, out of reach, twin", line)
 		default:
 			*field = value
 		}
 	}
 	if !found || m.rule == "" || m.from == "" || m.suite == "" && m.reach == "" {
 		return m, fmt.Errorf("cannot read the patch: it needs rule, from, suite (or out of reach), and a hunk")
+	}
+	if (m.suite == "model") != (m.model != "") || m.reach == "" && m.twin != "" {
+		return m, fmt.Errorf("cannot read the patch: the key model goes with the suite model, and twin with out of reach")
 	}
 	for part := range strings.SplitSeq(body, "\n@@ ") {
 		file, lines, _ := strings.Cut(part, "\n")

@@ -15,8 +15,11 @@ var page = filepath.Join(root, "docs", "museum.md")
 func TestPageIsCurrent(t *testing.T) {
 	all, known := load(t), results(t)
 	for _, m := range all {
-		if m.reach == "" && m.missing == "" && known[m.name].Found == "" {
-			t.Errorf("%s has not been convicted: task museum -- -only '^%s$' -update", m.name, m.name)
+		if r := known[m.name]; m.reach == "" && r.Found == "" && r.Tried == "" {
+			t.Errorf("%s was never played: task museum -- -only '^%s$'", m.name, m.name)
+		}
+		if m.twin != "" && known[m.twin].Found == "" {
+			t.Errorf("%s is out of reach, but its twin %q is not convicted", m.name, m.twin)
 		}
 	}
 	if *update {
@@ -53,7 +56,8 @@ const introduction = `# Bug museum
 
 Each row is a mutant: the code with one guard or rule switched off, or with a known defect put back in. The patches are
 in [museum/mutants](../museum/mutants). They are applied to copies of the files; the product never contains them. The
-suite in the row convicted the mutant under random faults. It knows nothing of the mutant, and no unit test counts.
+suite in the row convicted the mutant under random faults. It knows nothing of the mutant, and no unit test counts. With
+the suite *model*, Spin finds a counterexample in the model that has the same rule off; the patch itself is not run.
 
 ` + "```" + `
 task museum                          # convict every mutant, and rewrite this page
@@ -75,19 +79,19 @@ func text(all []mutant, known map[string]result) string {
 		switch {
 		case m.reach != "":
 			reach++
-		case m.missing != "":
-			missing++
 		case known[m.name].Found != "":
 			found++
+		default:
+			missing++
 		}
 	}
 	fmt.Fprintf(&b, "%d mutants: %d convicted, %d not found yet, %d out of reach.\n\n", len(all), found, missing, reach)
 	b.WriteString("| Mutant | The rule that it breaks | From | Suite | Seed | Simulated | Real | What was seen |\n|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
-		if m.reach != "" || m.missing != "" {
+		r := known[m.name]
+		if m.reach != "" || r.Found == "" {
 			continue
 		}
-		r := known[m.name]
 		seed := "–"
 		if r.Seed != 0 {
 			seed = fmt.Sprint(r.Seed)
@@ -99,8 +103,8 @@ func text(all []mutant, known map[string]result) string {
 		b.WriteString("\n## Not found yet\n\nThe simulator is too weak for these, or they need more time, or another rule covers for the one that is off.\n\n")
 		b.WriteString("| Mutant | The rule that it breaks | From | Tried |\n|---|---|---|---|\n")
 		for _, m := range all {
-			if m.missing != "" {
-				fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s |\n", m.name, m.name, m.rule, m.from, m.missing)
+			if r := known[m.name]; m.reach == "" && r.Found == "" {
+				fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s |\n", m.name, m.name, m.rule, m.from, r.Tried)
 			}
 		}
 	}
@@ -108,7 +112,11 @@ func text(all []mutant, known map[string]result) string {
 		b.WriteString("\n## Out of reach\n\n| Mutant | The rule that it breaks | From | Why |\n|---|---|---|---|\n")
 		for _, m := range all {
 			if m.reach != "" {
-				fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s |\n", m.name, m.name, m.rule, m.from, m.reach)
+				why := m.reach
+				if m.twin != "" {
+					why += fmt.Sprintf(". With both off it is [%s](../museum/mutants/%s.patch), which is convicted", m.twin, m.twin)
+				}
+				fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s |\n", m.name, m.name, m.rule, m.from, why)
 			}
 		}
 	}

@@ -26,6 +26,8 @@ var (
 	inside    = flag.Int("inside", -1, "be this one of the processes that play; for the test itself")
 	mutant    = flag.String("mutant", "", "a file for go build -overlay: play the code with these files replaced")
 	first     = flag.Bool("until-wrong", false, "end with the first run that fails")
+	builds    = flag.String("build", "", "only build the binary that plays seeds, and write it to this file")
+	built     = flag.String("player", "", "play with this binary, written by -build")
 )
 
 func duration() time.Duration {
@@ -43,11 +45,25 @@ const inCI = 1000
 // player returns the binary that plays seeds.
 func player(t *testing.T) string {
 	t.Helper()
+	if *built != "" {
+		return *built
+	}
 	path, err := build(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestBuild writes the binary that plays seeds, for package museum: a mutant is compiled once, and
+// played often.
+func TestBuild(t *testing.T) {
+	if *builds == "" {
+		t.Skip("only with -build")
+	}
+	if err := os.Rename(player(t), *builds); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestPlayer is what the processes that play run.
@@ -62,11 +78,12 @@ func TestPlayer(t *testing.T) {
 		return
 	}
 	end := time.Now().Add(duration())
-	for n := uint64(0); *seeds == 0 && time.Now().Before(end) || n < *seeds; n++ {
+	for n, played := uint64(0), uint64(0); *seeds == 0 && time.Now().Before(end) || played < *seeds; n++ {
 		seed := *firstSeed + n*uint64(*shards) + uint64(*inside)
-		if *first && *seeds == 0 && seed%4 != 0 && planOf(chance(mix(seed))).long {
+		if *first && *seeds != 1 && seed%4 != 0 && planOf(chance(mix(seed))).long {
 			continue // most of what is wrong shows in short runs, of which there are thirty in the same time
 		}
+		played++
 		fmt.Fprintln(os.Stderr, "playing seed", seed)
 		o := play(t, seed, false, nil)
 		b, err := json.Marshal(o)
@@ -119,7 +136,7 @@ func runPlayer(ctx context.Context, path string, i int, from uint64, args ...str
 
 // crashed is what came of a run that took the player with it.
 func crashed(words string) outcome {
-	o := outcome{Wrong: []string{"the run crashed"}}
+	o := outcome{Wrong: []string{"the run crashed"}, Figures: figures{Seeds: 1}}
 	if _, after, found := strings.Cut(words, "playing seed "); found {
 		_, _ = fmt.Sscan(after, &o.Seed)
 	}
