@@ -1,6 +1,9 @@
 package election
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // EtcdTraits returns what etcd guarantees with its default heartbeat of 100 ms and election timeout
 // of 1 s.
@@ -38,6 +41,15 @@ func PostgresTraits() Traits {
 	}
 }
 
+// PluginTraits returns what is expected of a store by plugin, unless the configuration says
+// otherwise. A plugin that guarantees less is refused when it is started.
+func PluginTraits(name string) Traits {
+	return Traits{Name: name, MinTTL: time.Second, ExpirySlack: 500 * time.Millisecond, LeaderGap: 2 * time.Second}
+}
+
+// PluginPrefix is what the name of a store by plugin begins with in a configuration.
+const PluginPrefix = "plugin:"
+
 // gap names what [Traits.LeaderGap] is spent on, as a verb and as a noun.
 func (s Traits) gap() (verb, noun string) {
 	if s.Name == "postgres" {
@@ -53,6 +65,9 @@ func TraitsOf(store string) Traits {
 		return ConsulTraits()
 	case "postgres":
 		return PostgresTraits()
+	}
+	if name, ok := strings.CutPrefix(store, PluginPrefix); ok {
+		return PluginTraits(name)
 	}
 	return EtcdTraits()
 }

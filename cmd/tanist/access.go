@@ -34,7 +34,7 @@ func (a *access) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&a.file, "config", "c", "", "configuration file of any process of the cluster (default $TANIST_CONFIG)")
 	f.StringVarP(&a.cluster, "cluster", "C", "", "name of the cluster, without a configuration file (default $TANIST_CLUSTER)")
-	f.StringVar(&a.store, "store", "", "etcd, consul or postgres, without a configuration file (default etcd)")
+	f.StringVar(&a.store, "store", "", "etcd, consul, postgres or plugin:NAME, without a configuration file (default etcd)")
 	f.StringSliceVar(&a.endpoints, "endpoints", nil, "client URLs of etcd (default $ETCDCTL_ENDPOINTS, then http://127.0.0.1:2379)")
 	f.StringVar(&a.consul, "consul", "", "address of Consul (default $CONSUL_HTTP_ADDR, then http://127.0.0.1:8500)")
 	f.StringVar(&a.dsn, "dsn", "", "connection string of the PostgreSQL store, without a password (default libpq's PG* variables)")

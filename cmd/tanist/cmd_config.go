@@ -87,7 +87,7 @@ func printRetries(out io.Writer, a *config.Agent) error {
 }
 
 func longestTakeover(timing election.Timing, c *config.Controller) (longest election.Bound) {
-	for _, b := range timing.Bounds(election.TraitsOf(c.Store), boundsOf(c)) {
+	for _, b := range timing.Bounds(config.TraitsOf(c.Store, c.Plugins), boundsOf(c)) {
 		if b.Max > longest.Max {
 			longest = b
 		}
@@ -118,7 +118,7 @@ func printBounds(out io.Writer, c *config.Controller) error {
 	fmt.Fprintln(out, "Worst-case time until the other controller is started (its own start not included):")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	health := boundsOf(c)
-	for _, b := range timing.Bounds(election.TraitsOf(c.Store), health) {
+	for _, b := range timing.Bounds(config.TraitsOf(c.Store, c.Plugins), health) {
 		fmt.Fprintf(w, "  %s\t%v\t= %s\n", b.Fault, b.Max.Round(time.Millisecond), b.Parts)
 	}
 	_ = w.Flush() // the reader may have gone

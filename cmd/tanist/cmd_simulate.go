@@ -124,7 +124,7 @@ func timingOf(c daemon.StoreConfig) election.Timing {
 	if c.Timing.Validity > 0 {
 		return c.Timing
 	}
-	t, _ := election.TraitsOf(c.Store).Profile(election.ProfileDefault) // it is known
+	t, _ := c.Traits().Profile(election.ProfileDefault) // it is known
 	return t
 }
 
@@ -202,7 +202,7 @@ func controllerFails(r reading) simulated {
 	if n := c.Run.Restart.Local; n > 0 {
 		s.Happens = append([]string{fmt.Sprintf("%s first starts it again in place, up to %d times within %v", holder, n, c.Run.Restart.Within)}, s.Happens...)
 	}
-	for _, b := range timingOf(r.where).Bounds(election.TraitsOf(r.where.Store), boundsOf(c)) {
+	for _, b := range timingOf(r.where).Bounds(r.where.Traits(), boundsOf(c)) {
 		if b.Fault == "controller exits" || b.Fault == "controller fails its checks" {
 			s.Happens = append(s.Happens, fmt.Sprintf("%s: all of it takes at most %v: %s", b.Fault, b.Max.Round(time.Millisecond), b.Parts))
 		}
@@ -263,7 +263,7 @@ func durations(ctx context.Context, out io.Writer, s daemon.Store, c daemon.Stor
 		return storeError(err, "cannot read the history")
 	}
 	if c.Controller != nil {
-		for _, b := range c.Timing.Bounds(election.TraitsOf(c.Store), boundsOf(c.Controller)) {
+		for _, b := range c.Timing.Bounds(c.Traits(), boundsOf(c.Controller)) {
 			if b.Fault == "planned move" {
 				fmt.Fprintf(out, "  At most %v until it is started: %s\n", b.Max.Round(time.Millisecond), b.Parts)
 			}

@@ -103,7 +103,7 @@ func newRoot() *cobra.Command {
 		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), logsCommand(),
 		historyCommand(), eventsCommand(), explainCommand(), simulateCommand(), drillCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(),
 		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(),
-		urlCommand(), waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), storeCommand(), renderCommand(), manCommand(), versionCommand(),
+		urlCommand(), waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), storeCommand(), pluginCommand(), renderCommand(), manCommand(), versionCommand(),
 	)
 	// The library's own commands must reject unknown input as ours do.
 	root.InitDefaultHelpCmd()

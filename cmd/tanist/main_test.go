@@ -30,12 +30,18 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/internal/testbed"
+	"github.com/tanist/tanist/plugin"
+	"github.com/tanist/tanist/plugin/file"
+	"github.com/tanist/tanist/plugin/host"
 	"github.com/tanist/tanist/postgres/private"
 )
 
-// TestMain makes the test binary the commands of the scripts: tanist itself, and a controller.
+// TestMain makes the test binary the commands of the scripts: tanist itself, a controller, and a
+// plugin.
 func TestMain(m *testing.M) {
-	testscript.Main(suite{m}, map[string]func(){"tanist": main, "demo-controller": demoController})
+	testscript.Main(suite{m}, map[string]func(){
+		"tanist": main, "demo-controller": demoController, host.FileName("file"): func() { plugin.Serve(file.Plugin()) },
+	})
 }
 
 // suite removes what the tests have built.

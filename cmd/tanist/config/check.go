@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -22,6 +23,7 @@ import (
 	consulstore "github.com/tanist/tanist/backends/consul"
 	etcdstore "github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/plugin/host"
 	"github.com/tanist/tanist/postgres"
 )
 
@@ -69,6 +71,12 @@ func (d *decoder) oneOf(v reflect.Value, path string) {
 				continue
 			}
 			if allowed := strings.Fields(f.Tag.Get("one")); len(allowed) > 0 {
+				if name, ok := strings.CutPrefix(value.String(), election.PluginPrefix); ok && slices.Contains(allowed, anyPlugin) {
+					if err := host.CheckName(name); err != nil {
+						d.wrong(join(path, key), "%v", err)
+					}
+					continue
+				}
 				d.among(join(path, key), value.String(), allowed...)
 			} else {
 				d.oneOf(value, join(path, key))
@@ -244,6 +252,52 @@ func (d *decoder) store(store string, etcd Etcd, consul Consul, server Postgres)
 	}
 }
 
+// anyPlugin is the value of a tag one that stands for the name of any plugin.
+const anyPlugin = election.PluginPrefix + "NAME"
+
+// plugins checks what a file has about plugins, and that the store's is on this host.
+func (d *decoder) plugins(store string, plugins map[string]Plugin, dirs []string) {
+	for i, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			d.wrong(fmt.Sprintf("plugin_dirs[%d]", i), "%q is not an absolute path", dir)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(plugins)) {
+		path := join("plugins", name)
+		if err := host.CheckName(name); err != nil {
+			d.wrong(path, "%v", err)
+		}
+		if sum := plugins[name].SHA256; sum != "" && !sumRule.MatchString(sum) {
+			d.wrong(path+".sha256", "%q is not a SHA-256 checksum of 64 hexadecimal digits", sum)
+		}
+	}
+	if name, ok := strings.CutPrefix(store, election.PluginPrefix); ok && !d.away {
+		d.plugin("store", name, plugins, dirs)
+	}
+}
+
+var sumRule = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
+
+// plugin checks that a plugin that a key names could be started.
+func (d *decoder) plugin(path, name string, plugins map[string]Plugin, dirs []string) {
+	if len(d.problems) > 0 { // the directories or the checksum may be what is wrong
+		return
+	}
+	if err := host.Check(name, dirs, plugins[name].SHA256); err != nil {
+		d.wrong(path, "plugin %s: %v", name, err)
+	}
+}
+
+// TraitsOf returns what is expected of the store of a file.
+func TraitsOf(store string, plugins map[string]Plugin) election.Traits {
+	t := election.TraitsOf(store)
+	if name, ok := strings.CutPrefix(store, election.PluginPrefix); ok {
+		p := plugins[name]
+		t.MinTTL, t.ExpirySlack, t.LeaderGap = cmp.Or(p.MinTTL, t.MinTTL), cmp.Or(p.ExpirySlack, t.ExpirySlack), cmp.Or(p.LeaderGap, t.LeaderGap)
+	}
+	return t
+}
+
 // server checks where the store's PostgreSQL server is. A file with the connection string may hold
 // its password, and the configuration may not, because people print it.
 func (d *decoder) server(p Postgres) {
@@ -293,10 +347,11 @@ func (d *decoder) checkController(c *Controller) {
 	d.name("cluster", c.Cluster)
 	d.name("name", c.Name)
 	d.store(c.Store, c.Etcd, c.Consul, c.Postgres)
+	d.plugins(c.Store, c.Plugins, c.PluginDirs)
 	d.checkLease(c)
 	d.checkStoreLoss(c)
 	d.checkRun(c)
-	d.checkHealth(c.Health)
+	d.checkHealth(c)
 	d.checkFit(c)
 	if c.Repository != nil {
 		d.checkRepository(c.Repository)
@@ -335,7 +390,7 @@ func (d *decoder) checkLease(c *Controller) {
 		d.wrong("lease.profile", "%q is not one of default, fast", c.Lease.Profile)
 		return
 	}
-	if err := timing.Validate(election.TraitsOf(c.Store)); err != nil {
+	if err := timing.Validate(TraitsOf(c.Store, c.Plugins)); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			path := "lease"
 			if first, _, _ := strings.Cut(line, " "); strings.HasPrefix(first, "lease.") {
@@ -521,17 +576,17 @@ func (d *decoder) env(path string, env map[string]string) {
 
 var envRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-func (d *decoder) checkHealth(h Health) {
-	for i, c := range h.Checks {
+func (d *decoder) checkHealth(of *Controller) {
+	for i, c := range of.Health.Checks {
 		path := fmt.Sprintf("health.checks[%d]", i)
 		kinds := 0
-		for _, set := range []bool{c.HTTP != "", c.TCP != "", len(c.Exec) > 0, c.GRPC != "", c.Postgres != ""} {
+		for _, set := range []bool{c.HTTP != "", c.TCP != "", len(c.Exec) > 0, c.GRPC != "", c.Postgres != "", c.Plugin != ""} {
 			if set {
 				kinds++
 			}
 		}
 		if kinds != 1 {
-			d.wrong(path, "give exactly one of http, tcp, exec, grpc, postgres")
+			d.wrong(path, "give exactly one of http, tcp, exec, grpc, postgres, plugin")
 		}
 		if c.HTTP != "" {
 			d.checkURL(path+".http", c.HTTP)
@@ -546,6 +601,9 @@ func (d *decoder) checkHealth(h Health) {
 			d.executable(path+".exec", c.Exec, "", "")
 		}
 		d.readable(path+".postgres", c.Postgres)
+		if c.Plugin != "" && !d.away {
+			d.plugin(path+".plugin", c.Plugin, of.Plugins, of.PluginDirs)
+		}
 		d.checkAnswer(path, c)
 	}
 }
@@ -597,6 +655,7 @@ func (d *decoder) checkAnswer(path string, c Check) {
 		{"expect", "http", len(c.Expect) > 0, c.HTTP != ""},
 		{"expect_body", "http", c.ExpectBody != "", c.HTTP != ""},
 		{"service", "grpc", c.Service != "", c.GRPC != ""},
+		{"config", "plugin", len(c.Config) > 0, c.Plugin != ""},
 		{"tls", "https, tcp and grpc", c.TLS != nil, strings.HasPrefix(c.HTTP, "https:") || c.TCP != "" || c.GRPC != ""},
 	} {
 		if k.set && !k.may {
@@ -621,6 +680,7 @@ func (d *decoder) checkAgent(a *Agent) {
 	d.name("cluster", a.Cluster)
 	d.name("name", a.Name)
 	d.store(a.Store, a.Etcd, a.Consul, a.Postgres)
+	d.plugins(a.Store, a.Plugins, a.PluginDirs)
 	switch {
 	case a.Run == nil && len(a.Agents) == 0:
 		d.wrong("run", "it is missing: run.command starts the agent")
@@ -683,6 +743,7 @@ func (d *decoder) checkOnChange(path string, o OnChange) {
 func (d *decoder) checkHAProxy(h *HAProxy) {
 	d.name("cluster", h.Cluster)
 	d.store(h.Store, h.Etcd, h.Consul, h.Postgres)
+	d.plugins(h.Store, h.Plugins, h.PluginDirs)
 	d.name("name", h.Name)
 	d.readable("haproxy.template", h.HAProxy.Template)
 	for i, v := range h.Clusters {
@@ -698,6 +759,7 @@ func (d *decoder) checkHAProxy(h *HAProxy) {
 func (d *decoder) checkVIP(v *VIP) {
 	d.name("cluster", v.Cluster)
 	d.store(v.Store, v.Etcd, v.Consul, v.Postgres)
+	d.plugins(v.Store, v.Plugins, v.PluginDirs)
 	d.name("name", v.Name)
 	if v.Controller == "" {
 		d.wrong("controller", "it is missing: the controller whose address is on this host")
@@ -712,7 +774,7 @@ func (d *decoder) checkVIP(v *VIP) {
 
 // Timing returns the timing of a controller's file.
 func (c *Controller) Timing() (election.Timing, error) {
-	t, err := election.TraitsOf(c.Store).Profile(c.Lease.Profile)
+	t, err := TraitsOf(c.Store, c.Plugins).Profile(c.Lease.Profile)
 	if err != nil {
 		return t, err
 	}

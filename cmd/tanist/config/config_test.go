@@ -154,7 +154,7 @@ func TestProblems(t *testing.T) {
 		}},
 		{"a text for a mapping", good + "health: fast\n", []string{`f.yml:7:9: health: "fast" is not a mapping; it has the keys interval, timeout, rise, fall, checks`}},
 		{"an unknown store", good + "store: zookeeper\n", []string{`f.yml:7:8: store: "zookeeper" is not one of etcd, consul, postgres`}},
-		{"a store that is mistyped", good + "store: etdc\n", []string{`f.yml:7:8: store: "etdc" is not one of etcd, consul, postgres (did you mean etcd?)`}},
+		{"a store that is mistyped", good + "store: etdc\n", []string{`f.yml:7:8: store: "etdc" is not one of etcd, consul, postgres, plugin:NAME (did you mean etcd?)`}},
 		{"an unknown profile", good + "lease: {profile: fats}\n", []string{`f.yml:7:18: lease.profile: "fats" is not one of default, fast (did you mean fast?)`}},
 		{"a ttl that the store can't do", good + "lease: {ttl: 1s, validity: 500ms, renew_every: 100ms, stop_budget: 150ms, leader_change: true}\n", []string{
 			"f.yml:7:14: lease.ttl: lease.ttl 1s is below the 2s that etcd can do: raise ttl",
@@ -199,7 +199,7 @@ func TestProblems(t *testing.T) {
 		{"failsafe nowhere", good + "on_store_loss: failsafe\nlisten: {http: \":8710\"}\n", []string{"failsafe.secret_file: it is missing", "listen.advertise: it is missing: listen.http :8710 names no host"}},
 		{"failsafe without a secret", good + "on_store_loss: failsafe\n", []string{"failsafe.secret_file: it is missing", "listen.http: 127.0.0.1 is this host itself"}},
 		{"two kinds of check", good + "health: {checks: [{name: a, http: \"http://h/\", tcp: \"h:1\"}]}\n", []string{
-			"f.yml:7:20: health.checks[0]: give exactly one of http, tcp, exec, grpc, postgres",
+			"f.yml:7:20: health.checks[0]: give exactly one of http, tcp, exec, grpc, postgres, plugin",
 		}},
 		{"a secret file that is not there", good + "etcd: {username: a, password_file: /no/such/file}\n", []string{
 			"f.yml:7:36: etcd.password_file: open /no/such/file: no such file or directory",

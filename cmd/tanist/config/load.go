@@ -199,9 +199,10 @@ func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 		switch key := f.Tag.Get("yaml"); key {
 		case "etcd", "consul", "postgres":
 			d.variables(value, key, env)
-		case "store":
-			if text := env("TANIST_STORE"); text != "" {
-				d.override(root, key, text, "$TANIST_STORE")
+		case "store", "plugin_dirs":
+			variable := "TANIST_" + strings.ToUpper(key)
+			if text := env(variable); text != "" {
+				d.override(root, key, text, "$"+variable)
 			}
 		}
 	}
@@ -209,6 +210,7 @@ func ForStore(cluster string, env func(string) string) (*Loaded, error) {
 	d.name("cluster", cluster)
 	d.own(&l.Agent.Etcd, &l.Agent.Consul)
 	d.store(l.Agent.Store, l.Agent.Etcd, l.Agent.Consul, l.Agent.Postgres)
+	d.plugins(l.Agent.Store, l.Agent.Plugins, l.Agent.PluginDirs)
 	if len(d.problems) > 0 {
 		return nil, d.sorted()
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"maps"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tanist/tanist/election"
 )
 
 //go:embed reference
@@ -84,11 +87,15 @@ func (l *Loaded) Values() []Value {
 			for i := range v.Len() {
 				walk(v.Index(i), fmt.Sprintf("%s[%d]", path, i))
 			}
+		case v.Kind() == reflect.Map && v.Type().Elem().Kind() == reflect.Struct:
+			for _, key := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return cmp.Compare(a.String(), b.String()) }) {
+				walk(v.MapIndex(key), join(path, key.String()))
+			}
 		case v.Kind() == reflect.Map:
-			m, _ := reflect.TypeAssert[map[string]string](v) // the only kind of map there is
+			m, _ := reflect.TypeAssert[map[string]string](v) // the only other kind of map there is
 			for _, key := range slices.Sorted(maps.Keys(m)) {
 				text := strconv.Quote(m[key])
-				if hides(key) {
+				if hides(key) && !strings.HasSuffix(key, "_file") {
 					text = "***"
 				}
 				add(join(path, key), text)
@@ -209,7 +216,9 @@ func schemaOf(v reflect.Value) map[string]any {
 				continue
 			}
 			of := schemaOf(field)
-			if words := strings.Fields(f.Tag.Get("one")); len(words) > 0 {
+			if words := strings.Fields(f.Tag.Get("one")); slices.Contains(words, anyPlugin) {
+				of["pattern"] = "^(" + strings.ReplaceAll(strings.Join(words, "|"), anyPlugin, election.PluginPrefix+".+") + ")$"
+			} else if len(words) > 0 {
 				of["enum"] = words
 			}
 			properties[key] = of
@@ -223,6 +232,8 @@ func schemaOf(v reflect.Value) map[string]any {
 		return map[string]any{"anyOf": []any{map[string]any{"type": "array", "items": text}, text}}
 	case t.Kind() == reflect.Slice:
 		return map[string]any{"type": "array", "items": schemaOf(fresh(t.Elem()))}
+	case t.Kind() == reflect.Map && t.Elem().Kind() == reflect.Struct:
+		return map[string]any{"type": "object", "additionalProperties": schemaOf(fresh(t.Elem()))}
 	case t.Kind() == reflect.Map:
 		return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
 	case t.Kind() == reflect.Bool:

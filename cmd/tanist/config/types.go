@@ -9,6 +9,7 @@ import (
 	consulstore "github.com/tanist/tanist/backends/consul"
 	etcdstore "github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/haproxy"
+	"github.com/tanist/tanist/plugin/host"
 	"github.com/tanist/tanist/postgres"
 )
 
@@ -61,6 +62,20 @@ type Postgres struct {
 	PasswordFile string `yaml:"password_file"`
 }
 
+// Plugin is what a file has about one plugin.
+type Plugin struct {
+	// SHA256 pins the plugin's file; empty: any content.
+	SHA256 string `yaml:"sha256"`
+	// Plain speaks to it without TLS, over a socket that only this user and root can reach.
+	Plain bool `yaml:"plain"`
+	// Config is for the plugin.
+	Config map[string]string `yaml:"config"`
+	// What is expected of its store; zero: the default.
+	MinTTL      time.Duration `yaml:"min_ttl"`
+	ExpirySlack time.Duration `yaml:"expiry_slack"`
+	LeaderGap   time.Duration `yaml:"leader_gap"`
+}
+
 // Hidden is a text that prints as "***" in every format.
 type Hidden string
 
@@ -97,30 +112,32 @@ type Log struct {
 
 // Controller is kind controller.
 type Controller struct {
-	Kind        string        `yaml:"kind"`
-	Cluster     string        `yaml:"cluster"`
-	Name        string        `yaml:"name"`
-	Priority    int           `yaml:"priority"`
-	NoFailover  bool          `yaml:"nofailover"`
-	Store       string        `yaml:"store" one:"etcd consul postgres"`
-	Etcd        Etcd          `yaml:"etcd"`
-	Consul      Consul        `yaml:"consul"`
-	Postgres    Postgres      `yaml:"postgres"`
-	Lease       Lease         `yaml:"lease"`
-	OnStoreLoss string        `yaml:"on_store_loss" one:"stop failsafe keep"`
-	Failsafe    Failsafe      `yaml:"failsafe"`
-	Run         Run           `yaml:"run"`
-	Health      Health        `yaml:"health"`
-	Fit         []FitCheck    `yaml:"fit"`
-	Repository  *Repository   `yaml:"repository"`
-	YieldWait   time.Duration `yaml:"yield_wait"`
-	Interval    time.Duration `yaml:"failover_interval"`
-	VirtualIP   []VirtualIP   `yaml:"virtual_ip"`
-	Hooks       Hooks         `yaml:"hooks"`
-	Listen      Listen        `yaml:"listen"`
-	StateDir    string        `yaml:"state_dir"`
-	Watchdog    string        `yaml:"watchdog" one:"off auto required"`
-	Log         Log           `yaml:"log"`
+	Kind        string            `yaml:"kind"`
+	Cluster     string            `yaml:"cluster"`
+	Name        string            `yaml:"name"`
+	Priority    int               `yaml:"priority"`
+	NoFailover  bool              `yaml:"nofailover"`
+	Store       string            `yaml:"store" one:"etcd consul postgres plugin:NAME"`
+	Etcd        Etcd              `yaml:"etcd"`
+	Consul      Consul            `yaml:"consul"`
+	Postgres    Postgres          `yaml:"postgres"`
+	Plugins     map[string]Plugin `yaml:"plugins"`
+	PluginDirs  []string          `yaml:"plugin_dirs"`
+	Lease       Lease             `yaml:"lease"`
+	OnStoreLoss string            `yaml:"on_store_loss" one:"stop failsafe keep"`
+	Failsafe    Failsafe          `yaml:"failsafe"`
+	Run         Run               `yaml:"run"`
+	Health      Health            `yaml:"health"`
+	Fit         []FitCheck        `yaml:"fit"`
+	Repository  *Repository       `yaml:"repository"`
+	YieldWait   time.Duration     `yaml:"yield_wait"`
+	Interval    time.Duration     `yaml:"failover_interval"`
+	VirtualIP   []VirtualIP       `yaml:"virtual_ip"`
+	Hooks       Hooks             `yaml:"hooks"`
+	Listen      Listen            `yaml:"listen"`
+	StateDir    string            `yaml:"state_dir"`
+	Watchdog    string            `yaml:"watchdog" one:"off auto required"`
+	Log         Log               `yaml:"log"`
 }
 
 // Lease is the timing of the lease: a profile, and the differences from it. A zero duration means
@@ -204,6 +221,8 @@ type Check struct {
 	GRPC       string            `yaml:"grpc"`
 	Service    string            `yaml:"service"`
 	Postgres   string            `yaml:"postgres"`
+	Plugin     string            `yaml:"plugin"`
+	Config     map[string]string `yaml:"config"`
 }
 
 // CheckTLS configures how a check verifies the program's certificate.
@@ -295,27 +314,29 @@ type Web struct {
 
 // Agent is kind agent.
 type Agent struct {
-	Kind        string        `yaml:"kind"`
-	Cluster     string        `yaml:"cluster"`
-	Name        string        `yaml:"name"`
-	Store       string        `yaml:"store" one:"etcd consul postgres"`
-	Etcd        Etcd          `yaml:"etcd"`
-	Consul      Consul        `yaml:"consul"`
-	Postgres    Postgres      `yaml:"postgres"`
-	Run         *AgentRun     `yaml:"run"`
-	OnChange    OnChange      `yaml:"on_change"`
-	Agents      []OneOf       `yaml:"agents"`
-	Probe       Probe         `yaml:"probe"`
-	Controllers []string      `yaml:"controllers"`
-	Sidecars    []string      `yaml:"sidecars"`
-	Failsafe    AgentFailsafe `yaml:"failsafe"`
-	Retries     Retries       `yaml:"retries"`
-	StopOnNone  bool          `yaml:"stop_on_vacancy"`
-	StateFile   string        `yaml:"state_file"`
-	Presence    bool          `yaml:"presence"`
-	PresenceTTL time.Duration `yaml:"presence_ttl"`
-	Listen      Web           `yaml:"listen"`
-	Log         Log           `yaml:"log"`
+	Kind        string            `yaml:"kind"`
+	Cluster     string            `yaml:"cluster"`
+	Name        string            `yaml:"name"`
+	Store       string            `yaml:"store" one:"etcd consul postgres plugin:NAME"`
+	Etcd        Etcd              `yaml:"etcd"`
+	Consul      Consul            `yaml:"consul"`
+	Postgres    Postgres          `yaml:"postgres"`
+	Plugins     map[string]Plugin `yaml:"plugins"`
+	PluginDirs  []string          `yaml:"plugin_dirs"`
+	Run         *AgentRun         `yaml:"run"`
+	OnChange    OnChange          `yaml:"on_change"`
+	Agents      []OneOf           `yaml:"agents"`
+	Probe       Probe             `yaml:"probe"`
+	Controllers []string          `yaml:"controllers"`
+	Sidecars    []string          `yaml:"sidecars"`
+	Failsafe    AgentFailsafe     `yaml:"failsafe"`
+	Retries     Retries           `yaml:"retries"`
+	StopOnNone  bool              `yaml:"stop_on_vacancy"`
+	StateFile   string            `yaml:"state_file"`
+	Presence    bool              `yaml:"presence"`
+	PresenceTTL time.Duration     `yaml:"presence_ttl"`
+	Listen      Web               `yaml:"listen"`
+	Log         Log               `yaml:"log"`
 }
 
 // AgentFailsafe configures how sidecars are asked while the store is away.
@@ -378,19 +399,21 @@ type Retries struct {
 
 // HAProxy is kind haproxy.
 type HAProxy struct {
-	Kind        string         `yaml:"kind"`
-	Cluster     string         `yaml:"cluster"`
-	Name        string         `yaml:"name"`
-	Store       string         `yaml:"store" one:"etcd consul postgres"`
-	Etcd        Etcd           `yaml:"etcd"`
-	Consul      Consul         `yaml:"consul"`
-	Postgres    Postgres       `yaml:"postgres"`
-	Controllers []string       `yaml:"controllers"`
-	HAProxy     HAProxyProcess `yaml:"haproxy"`
-	Clusters    []Virtual      `yaml:"clusters"`
-	Hooks       []ProxyHook    `yaml:"hooks"`
-	Listen      Web            `yaml:"listen"`
-	Log         Log            `yaml:"log"`
+	Kind        string            `yaml:"kind"`
+	Cluster     string            `yaml:"cluster"`
+	Name        string            `yaml:"name"`
+	Store       string            `yaml:"store" one:"etcd consul postgres plugin:NAME"`
+	Etcd        Etcd              `yaml:"etcd"`
+	Consul      Consul            `yaml:"consul"`
+	Postgres    Postgres          `yaml:"postgres"`
+	Plugins     map[string]Plugin `yaml:"plugins"`
+	PluginDirs  []string          `yaml:"plugin_dirs"`
+	Controllers []string          `yaml:"controllers"`
+	HAProxy     HAProxyProcess    `yaml:"haproxy"`
+	Clusters    []Virtual         `yaml:"clusters"`
+	Hooks       []ProxyHook       `yaml:"hooks"`
+	Listen      Web               `yaml:"listen"`
+	Log         Log               `yaml:"log"`
 }
 
 // HAProxyProcess configures the HAProxy that Tanist controls.
@@ -435,18 +458,20 @@ type ProxyHook struct {
 
 // VIP is kind vip.
 type VIP struct {
-	Kind       string      `yaml:"kind"`
-	Cluster    string      `yaml:"cluster"`
-	Name       string      `yaml:"name"`
-	Controller string      `yaml:"controller"`
-	Store      string      `yaml:"store" one:"etcd consul postgres"`
-	Etcd       Etcd        `yaml:"etcd"`
-	Consul     Consul      `yaml:"consul"`
-	Postgres   Postgres    `yaml:"postgres"`
-	VirtualIP  []VirtualIP `yaml:"virtual_ip"`
-	StateDir   string      `yaml:"state_dir"`
-	Listen     Web         `yaml:"listen"`
-	Log        Log         `yaml:"log"`
+	Kind       string            `yaml:"kind"`
+	Cluster    string            `yaml:"cluster"`
+	Name       string            `yaml:"name"`
+	Controller string            `yaml:"controller"`
+	Store      string            `yaml:"store" one:"etcd consul postgres plugin:NAME"`
+	Etcd       Etcd              `yaml:"etcd"`
+	Consul     Consul            `yaml:"consul"`
+	Postgres   Postgres          `yaml:"postgres"`
+	Plugins    map[string]Plugin `yaml:"plugins"`
+	PluginDirs []string          `yaml:"plugin_dirs"`
+	VirtualIP  []VirtualIP       `yaml:"virtual_ip"`
+	StateDir   string            `yaml:"state_dir"`
+	Listen     Web               `yaml:"listen"`
+	Log        Log               `yaml:"log"`
 }
 
 func storeDefaults() (Etcd, Consul) {
@@ -458,7 +483,7 @@ func storeDefaults() (Etcd, Consul) {
 func NewController() *Controller {
 	etcd, consul := storeDefaults()
 	return &Controller{
-		Kind: string(KindController), Name: hostName(), Priority: 100, Store: "etcd", Etcd: etcd, Consul: consul,
+		Kind: string(KindController), Name: hostName(), Priority: 100, Store: "etcd", Etcd: etcd, Consul: consul, PluginDirs: host.Dirs(),
 		Lease: Lease{Profile: "default"}, OnStoreLoss: "stop", Failsafe: Failsafe{Timeout: time.Second},
 		Run: Run{
 			EnvFrom: EnvFrom{"all"}, NoNewPrivs: true,
@@ -482,7 +507,7 @@ func NewAgent() *Agent {
 	etcd, consul := storeDefaults()
 	watch := agentwatch.Defaults()
 	return &Agent{
-		Kind: string(KindAgent), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
+		Kind: string(KindAgent), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul, PluginDirs: host.Dirs(),
 		OnChange: NewOnChange(), Probe: Probe(watch.Probe),
 		Retries: Retries(watch.Retries), Presence: true, PresenceTTL: watch.PresenceTTL, Listen: Web{HTTP: "127.0.0.1:8720"},
 		Log: Log{Level: "info", Format: "auto"},
@@ -505,7 +530,7 @@ func NewHAProxy() *HAProxy {
 	etcd, consul := storeDefaults()
 	proxy, cluster := haproxy.Defaults(), haproxy.ClusterDefaults()
 	return &HAProxy{
-		Kind: string(KindHAProxy), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
+		Kind: string(KindHAProxy), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul, PluginDirs: host.Dirs(),
 		HAProxy: HAProxyProcess{
 			Config: "/etc/haproxy/haproxy.cfg", Bind: ":8080", Mode: cluster.Mode, Check: cluster.Check, Slots: cluster.Slots,
 			AdminSocket: "/run/haproxy/admin.sock", MasterSocket: "/run/haproxy/master.sock", SocketMode: proxy.SocketMode,
@@ -520,7 +545,7 @@ func NewHAProxy() *HAProxy {
 func NewVIP() *VIP {
 	etcd, consul := storeDefaults()
 	return &VIP{
-		Kind: string(KindVIP), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul,
+		Kind: string(KindVIP), Name: hostName(), Store: "etcd", Etcd: etcd, Consul: consul, PluginDirs: host.Dirs(),
 		StateDir: "/run/tanist", Listen: Web{HTTP: "127.0.0.1:8740"}, Log: Log{Level: "info", Format: "auto"},
 	}
 }

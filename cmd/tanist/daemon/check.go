@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/rs/zerolog"
 
@@ -29,7 +30,7 @@ func Check(l *config.Loaded) error {
 		if fence != nil {
 			fence.Shutdown()
 		}
-		_, healthErr := makeHealth(l.Controller, nil, zerolog.Nop())
+		_, healthErr := makeHealth(l.Controller, nil, nil, zerolog.Nop())
 		_, portErr := health.PortOf(l.Controller.Run.URL)
 		if portErr != nil {
 			portErr = fmt.Errorf("run.url: %v", portErr)
@@ -56,6 +57,9 @@ func Check(l *config.Loaded) error {
 
 // checkOpens returns the problems that the store's package finds in its part.
 func checkOpens(where StoreConfig) error {
+	if strings.HasPrefix(where.Store, election.PluginPrefix) {
+		return nil // only the plugin itself could check its settings, and nothing is started here
+	}
 	s, err := OpenStore(where, zerolog.Nop())
 	if err != nil {
 		return err

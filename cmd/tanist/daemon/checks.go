@@ -16,10 +16,16 @@ import (
 	"github.com/tanist/tanist/sidecar"
 )
 
-func makeHealth(c *config.Controller, book *addressBook, log zerolog.Logger) (*health.Monitor, error) {
+func makeHealth(c *config.Controller, book *addressBook, plugins *checkers, log zerolog.Logger) (*health.Monitor, error) {
 	h := health.Config{Interval: c.Health.Interval, Timeout: c.Health.Timeout, Rise: c.Health.Rise, Fall: c.Health.Fall}
 	for i, k := range c.Health.Checks {
-		check, err := makeCheck(k, starter{c.Run.EnvFrom, c.Run.NoNewPrivs})
+		var check health.Check
+		var err error
+		if k.Plugin != "" {
+			check, err = plugins.check(c, k, log)
+		} else {
+			check, err = makeCheck(k, starter{c.Run.EnvFrom, c.Run.NoNewPrivs})
+		}
 		if err != nil {
 			return nil, fmt.Errorf("health.checks[%d]: %s", i, postgres.Unquoted(err))
 		}

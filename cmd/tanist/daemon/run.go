@@ -95,7 +95,7 @@ func (f *RunOptions) addresses() ([]vip.Address, error) {
 func Run(ctx context.Context, f RunOptions, where StoreConfig, self Self) (err error) {
 	var down teardown
 	defer down.unwind(&err)
-	if where.Timing, err = election.TraitsOf(where.Store).Profile(f.Profile); err != nil {
+	if where.Timing, err = where.Traits().Profile(f.Profile); err != nil {
 		return exit.Errorf(exit.Usage, "--profile: %v", err)
 	}
 	where.Agents = false

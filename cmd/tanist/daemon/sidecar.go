@@ -168,7 +168,9 @@ func (p *sidecarProcess) wireChecks(cfg *sidecar.Config, driver *process.Slot, d
 		cfg.Fence, cfg.FenceTimeout = fenceAdapter{fence}, p.cfg.Repository.GiveUp
 		down.add(func() error { fence.Shutdown(); return nil })
 	}
-	checks, err := makeHealth(p.cfg, p.book, p.log)
+	plugins := &checkers{}
+	down.add(plugins.close)
+	checks, err := makeHealth(p.cfg, p.book, plugins, p.log)
 	if err != nil {
 		return exit.With(exit.Config, p.l.Problems(err))
 	}

@@ -26,16 +26,18 @@ type Store interface {
 
 // StoreConfig selects the store and a cluster in it.
 type StoreConfig struct {
-	Store    string
-	Cluster  string
-	Etcd     config.Etcd
-	Consul   config.Consul
-	Postgres config.Postgres
-	Agents   bool            // the process follows, and never holds a controller's lease
-	Timing   election.Timing // of a sidecar; otherwise zero
-	Reread   time.Duration   // how often a follower rereads in case a watch stalls; zero: the store's default
-	File     string          // source of the settings; empty for flags
-	Allowed  []string        // the only URLs that may be active; empty: any
+	Store      string
+	Cluster    string
+	Etcd       config.Etcd
+	Consul     config.Consul
+	Postgres   config.Postgres
+	Plugins    map[string]config.Plugin
+	PluginDirs []string
+	Agents     bool            // the process follows, and never holds a controller's lease
+	Timing     election.Timing // of a sidecar; otherwise zero
+	Reread     time.Duration   // how often a follower rereads in case a watch stalls; zero: the store's default
+	File       string          // source of the settings; empty for flags
+	Allowed    []string        // the only URLs that may be active; empty: any
 
 	Repository *config.Repository // of a sidecar that has one
 	VirtualIPs []vip.Address      // of a sidecar that has some, or of tanist vip
@@ -51,23 +53,23 @@ func StoreOf(l *config.Loaded) StoreConfig {
 		timing, _ := c.Timing() // the configuration has been checked
 		addresses, _ := addressesOf(c)
 		return StoreConfig{
-			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Timing: timing, File: l.File, Repository: c.Repository, VirtualIPs: addresses,
+			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Plugins: c.Plugins, PluginDirs: c.PluginDirs, Timing: timing, File: l.File, Repository: c.Repository, VirtualIPs: addresses,
 			Controller: c,
 		}
 	case config.KindAgent:
 		c := l.Agent
 		return StoreConfig{
-			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Agents: true, File: l.File, Allowed: c.Controllers,
+			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Plugins: c.Plugins, PluginDirs: c.PluginDirs, Agents: true, File: l.File, Allowed: c.Controllers,
 			Reread: c.PresenceTTL, // both intervals trade freshness for load on the store
 		}
 	case config.KindVIP:
 		c := l.VIP
 		addresses, _ := parseAddresses(c.VirtualIP)
-		return StoreConfig{Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, File: l.File, VirtualIPs: addresses, Follows: true, Name: c.Name}
+		return StoreConfig{Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Plugins: c.Plugins, PluginDirs: c.PluginDirs, File: l.File, VirtualIPs: addresses, Follows: true, Name: c.Name}
 	default:
 		c := l.HAProxy
 		return StoreConfig{
-			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, File: l.File, Allowed: c.Controllers,
+			Store: c.Store, Cluster: c.Cluster, Etcd: c.Etcd, Consul: c.Consul, Postgres: c.Postgres, Plugins: c.Plugins, PluginDirs: c.PluginDirs, File: l.File, Allowed: c.Controllers,
 		}
 	}
 }
@@ -89,8 +91,14 @@ func OpenStore(c StoreConfig, log zerolog.Logger) (Store, error) {
 	case "postgres":
 		return openPostgres(c, log)
 	}
+	if name, ok := strings.CutPrefix(c.Store, election.PluginPrefix); ok {
+		return openPlugin(name, c, log)
+	}
 	return nil, exit.Errorf(exit.Config, "unknown store %q", c.Store)
 }
+
+// Traits returns what is expected of the store.
+func (c StoreConfig) Traits() election.Traits { return config.TraitsOf(c.Store, c.Plugins) }
 
 // CheckStore reads the store once, so that a mistake is reported at once instead of by silence.
 func CheckStore(ctx context.Context, s Store, c StoreConfig) error {
@@ -105,12 +113,12 @@ func (c StoreConfig) unusable(err error) error {
 	if err == nil {
 		return nil
 	}
-	where := " at " + strings.Join(c.Etcd.Endpoints, ", ")
+	where := "" // the error has the addresses
 	switch c.Store {
+	case "etcd":
+		where = " at " + strings.Join(c.Etcd.Endpoints, ", ")
 	case "consul":
 		where = " at " + c.Consul.Address
-	case "postgres":
-		where = "" // the error has the addresses
 	}
 	if errors.Is(err, election.ErrDenied) {
 		return exit.Errorf(exit.Denied, "%s%s refused the login or denied access to cluster %s: %v", c.Store, where, c.Cluster, err)
