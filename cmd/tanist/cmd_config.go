@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/examples"
 	"github.com/tanist/tanist/postgres"
 	"github.com/tanist/tanist/sidecar"
 )
@@ -154,12 +156,18 @@ func configShowCommand() *cobra.Command {
 }
 
 func configInitCommand() *cobra.Command {
-	var kind string
+	var kind, recipe string
 	cmd := &cobra.Command{
-		Use: "init --kind KIND", Short: "Print a configuration file to start from, with every key and its default", Args: noArgs,
-		Example: "  tanist config init --kind agent > agt-1.yml",
+		Use: "init --kind KIND | --recipe NAME", Short: "Print a configuration file to start from, with every key and its default, or a program's recipe", Args: noArgs,
+		Example: "  tanist config init --kind agent > agt-1.yml\n  tanist config init --recipe mosquitto > mqtt.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := config.Reference(config.Kind(kind))
+			if recipe != "" {
+				if cmd.Flags().Changed("kind") {
+					return exit.Errorf(exit.Usage, "--kind and --recipe exclude each other: a recipe is of one kind")
+				}
+				text, err = examples.Recipe(recipe)
+			}
 			if err != nil {
 				return exit.With(exit.Usage, err)
 			}
@@ -168,6 +176,7 @@ func configInitCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&kind, "kind", string(config.KindController), "controller, agent, haproxy or vip")
+	cmd.Flags().StringVar(&recipe, "recipe", "", "print the recipe of a program instead: "+strings.Join(examples.Recipes(), ", "))
 	return cmd
 }
 

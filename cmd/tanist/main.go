@@ -102,7 +102,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), logsCommand(),
 		historyCommand(), eventsCommand(), explainCommand(), simulateCommand(), drillCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(),
-		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(),
+		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(), isLiveCommand(),
 		urlCommand(), waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), storeCommand(), pluginCommand(), renderCommand(), manCommand(), versionCommand(),
 	)
 	// The library's own commands must reject unknown input as ours do.
