@@ -127,7 +127,7 @@ func (a *access) with(cmd *cobra.Command, do func(ctx context.Context, s daemon.
 
 // interrupted replaces an error that an interruption caused with the interruption itself.
 func interrupted(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errUnchanged) {
 		return exit.Errorf(exit.Failure, "%v; what was requested before that continues: see `tanist list`", context.Cause(ctx))
 	}
 	return err

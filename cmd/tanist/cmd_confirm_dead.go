@@ -71,12 +71,10 @@ func (c *confirmation) run(ctx context.Context, cmd *cobra.Command) error {
 	}
 	if !c.yes {
 		in := bufio.NewReader(cmd.InOrStdin()) // of both answers
-		fmt.Fprintf(out, "Is %s dead? [y/N] ", c.name)
-		if err := confirm(in, "y", "yes"); err != nil {
+		if err := confirm(ctx, in, out, fmt.Sprintf("Is %s dead? [y/N]", c.name), "y", "yes"); err != nil {
 			return err
 		}
-		fmt.Fprint(out, "Type its name to confirm it: ")
-		if err := confirm(in, c.name); err != nil {
+		if err := confirm(ctx, in, out, "Type its name to confirm it:", c.name); err != nil {
 			return err
 		}
 	}

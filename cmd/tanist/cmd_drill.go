@@ -114,8 +114,8 @@ func (d *drill) run(ctx context.Context) error {
 		if !d.at.IsZero() {
 			then = fmt.Sprintf(" at %s, in %v", d.at.Format(time.DateTime), time.Until(d.at).Round(time.Second))
 		}
-		fmt.Fprintf(d.out, "This stops %s's controller and starts %s's%s, as a drill. Continue? [y/N] ", clean(first.Controller), clean(target), then)
-		if err := confirm(d.in, "y", "yes"); err != nil {
+		question := fmt.Sprintf("This stops %s's controller and starts %s's%s, as a drill. Continue? [y/N]", clean(first.Controller), clean(target), then)
+		if err := confirm(ctx, d.in, d.out, question, "y", "yes"); err != nil {
 			return err
 		}
 	}

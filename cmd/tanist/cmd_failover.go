@@ -75,14 +75,11 @@ func (f *failover) run(ctx context.Context, cmd *cobra.Command, s daemon.Store, 
 			target.Name, lastHolder(snap))
 	}
 	if !f.yes {
-		words := []string{"y", "yes"}
+		question, words := fmt.Sprintf("This starts %s's controller. Continue? [y/N]", clean(target.Name)), []string{"y", "yes"}
 		if unlisted || standby {
-			words = []string{cluster}
-			fmt.Fprintf(out, "Type the name of the cluster to start %s's controller by force: ", clean(target.Name))
-		} else {
-			fmt.Fprintf(out, "This starts %s's controller. Continue? [y/N] ", clean(target.Name))
+			question, words = fmt.Sprintf("Type the name of the cluster to start %s's controller by force:", clean(target.Name)), []string{cluster}
 		}
-		if err := confirm(cmd.InOrStdin(), words...); err != nil {
+		if err := confirm(ctx, cmd.InOrStdin(), out, question, words...); err != nil {
 			return err
 		}
 	}

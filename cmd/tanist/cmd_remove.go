@@ -69,8 +69,7 @@ func removeCluster(ctx context.Context, in io.Reader, out io.Writer, r reading, 
 	fmt.Fprintf(out, "This removes the %d keys of %s, which has reached term %d. A cluster that is started under this name again begins with the\n"+
 		"highest term that its sidecars' state directories or its repository know, or with 1 if they know none.\n", len(entries), r.cluster, r.snap.Breadcrumb.Term)
 	if !yes {
-		fmt.Fprint(out, "Type the name of the cluster to remove it: ")
-		if err := confirm(in, r.cluster); err != nil {
+		if err := confirm(ctx, in, out, "Type the name of the cluster to remove it:", r.cluster); err != nil {
 			return err
 		}
 	}

@@ -64,8 +64,8 @@ func (r *restart) inPlace(ctx context.Context) error {
 	}
 	out := r.cmd.OutOrStdout()
 	if !r.yes {
-		fmt.Fprintf(out, "This stops %s's controller and starts it again, in term %d. Continue? [y/N] ", clean(before.Controller), before.Term)
-		if err := confirm(r.cmd.InOrStdin(), "y", "yes"); err != nil {
+		question := fmt.Sprintf("This stops %s's controller and starts it again, in term %d. Continue? [y/N]", clean(before.Controller), before.Term)
+		if err := confirm(ctx, r.cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
 			return err
 		}
 	}
@@ -116,9 +116,9 @@ func (r *restart) roll(ctx context.Context) error {
 	}
 	steps = append(steps, first)
 	if !r.yes {
-		fmt.Fprintf(out, "This makes %s active in turn; each move is an outage as long as the controller's stop and start. Continue? [y/N] ",
+		question := fmt.Sprintf("This makes %s active in turn; each move is an outage as long as the controller's stop and start. Continue? [y/N]",
 			clean(strings.Join(steps, ", then ")))
-		if err := confirm(r.cmd.InOrStdin(), "y", "yes"); err != nil {
+		if err := confirm(ctx, r.cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
 			return err
 		}
 	}

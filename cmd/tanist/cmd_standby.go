@@ -73,8 +73,7 @@ func resetStandbys(ctx context.Context, cmd *cobra.Command, r reading, yes bool)
 		return nil
 	}
 	if !yes {
-		fmt.Fprint(out, "This ends all of it. Continue? [y/N] ")
-		if err := confirm(cmd.InOrStdin(), "y", "yes"); err != nil {
+		if err := confirm(ctx, cmd.InOrStdin(), out, "This ends all of it. Continue? [y/N]", "y", "yes"); err != nil {
 			return err
 		}
 	}

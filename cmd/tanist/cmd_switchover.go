@@ -54,8 +54,8 @@ func switchoverCommand() *cobra.Command {
 					if at != "" {
 						then = fmt.Sprintf(" at %s, in %v", when.Format(time.DateTime), time.Until(when).Round(time.Second))
 					}
-					fmt.Fprintf(out, "This stops %s's controller and starts %s's%s. Continue? [y/N] ", snap.Active.Controller, target, then)
-					if err := confirm(cmd.InOrStdin(), "y", "yes"); err != nil {
+					question := fmt.Sprintf("This stops %s's controller and starts %s's%s. Continue? [y/N]", clean(snap.Active.Controller), clean(target), then)
+					if err := confirm(ctx, cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
 						return err
 					}
 				}

@@ -18,17 +18,36 @@ import (
 	"github.com/tanist/tanist/election"
 )
 
-// confirm reads a line and returns an error unless it is one of the words.
-func confirm(in io.Reader, words ...string) error {
-	answer, err := bufio.NewReader(in).ReadString('\n')
-	answer = strings.TrimSpace(answer)
-	switch {
-	case slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(word, answer) }):
-		return nil
-	case err != nil && answer == "":
-		return exit.Errorf(exit.Usage, "no confirmation on standard input: use -y to move without being asked")
+// errUnchanged ends a command whose question was not answered with yes.
+var errUnchanged = errors.New("nothing was changed")
+
+// confirm asks the question, and returns an error unless the answer is one of the words. An
+// interruption ends the wait for the answer.
+func confirm(ctx context.Context, in io.Reader, out io.Writer, question string, words ...string) error {
+	fmt.Fprint(out, question+" ")
+	type line struct {
+		text string
+		err  error
 	}
-	return exit.Errorf(exit.Failure, "nothing was changed")
+	read := make(chan line, 1)
+	go func() { // nothing interrupts a read of a terminal
+		text, err := bufio.NewReader(in).ReadString('\n')
+		read <- line{strings.TrimSpace(text), err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(out)
+		return exit.With(exit.Failure, fmt.Errorf("%w: %w", context.Cause(ctx), errUnchanged))
+	case answer := <-read:
+		switch {
+		case slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(word, answer.text) }):
+			return nil
+		case answer.err != nil && answer.text == "":
+			fmt.Fprintln(out)
+			return exit.Errorf(exit.Usage, "no confirmation on standard input: use -y to skip the question")
+		}
+		return exit.With(exit.Failure, errUnchanged)
+	}
 }
 
 // ask writes the request unless another one is waiting.

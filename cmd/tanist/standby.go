@@ -64,8 +64,8 @@ func (k *keepOut) moveAway(ctx context.Context, cmd *cobra.Command, r reading) e
 	}
 	out := cmd.OutOrStdout()
 	if !k.yes {
-		fmt.Fprintf(out, "%s is active. This moves the active to %s first, as `tanist switchover` does. Continue? [y/N] ", k.name, clean(target))
-		if err := confirm(cmd.InOrStdin(), "y", "yes"); err != nil {
+		question := fmt.Sprintf("%s is active. This moves the active to %s first, as `tanist switchover` does. Continue? [y/N]", k.name, clean(target))
+		if err := confirm(ctx, cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
 			return err
 		}
 	}
