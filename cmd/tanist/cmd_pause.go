@@ -22,7 +22,7 @@ func pauseCommand() *cobra.Command {
 		Use: "pause [--for TIME]", Short: "Suspend failovers and switchovers until `tanist resume`", Args: noArgs,
 		Example: "  tanist pause -c orders.yml --for 2h --reason maintenance",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if lasts < 0 || lasts > 0 && lasts < time.Second {
+			if cmd.Flags().Changed("for") && lasts < time.Second {
 				return exit.Errorf(exit.Usage, "--for %v is less than a second", lasts)
 			}
 			return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {

@@ -92,7 +92,8 @@ func newRoot() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: refuseEmpty,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return exit.Errorf(exit.Usage, "%v; see `%s --help`", err, cmd.CommandPath())
@@ -127,6 +128,17 @@ func newRoot() *cobra.Command {
 		}
 	}
 	return root
+}
+
+// refuseEmpty returns an error if a flag that selects something is given without a value. In a script
+// that is a variable that is not set, and the default would select something else.
+func refuseEmpty(cmd *cobra.Command, _ []string) error {
+	for _, name := range []string{"to", "at", "config", "cluster", "store", "consul", "prefix", "dsn"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
+			return exit.Errorf(exit.Usage, "--%s is empty: give a value, or leave it out", name)
+		}
+	}
+	return nil
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {
