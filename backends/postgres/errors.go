@@ -48,7 +48,9 @@ func meaning(err error) error {
 		return election.ErrLost
 	case "25006", "53100": // read only, disk full
 		return fmt.Errorf("%w: %s (SQLSTATE %s)", election.ErrReadOnly, pe.Message, pe.Code)
-	case "3F000", "42883", "42P01", "3D000":
+	case "3D000":
+		return fmt.Errorf("%s (SQLSTATE %s): create it, or correct the connection string", pe.Message, pe.Code)
+	case "3F000", "42883", "42P01":
 		return fmt.Errorf("%s (SQLSTATE %s): run `tanist store init` on this database", pe.Message, pe.Code)
 	case "08P01", "0A000":
 		return fmt.Errorf("%s (SQLSTATE %s): if this is a connection pooler, connect to the server itself", pe.Message, pe.Code)

@@ -106,9 +106,17 @@ func dialer() *net.Dialer {
 	}
 }
 
-// connect opens a connection with the newest connection string and password. If the server refuses
-// them, those that it accepted last follow.
+// greeting makes a connection to one host usable.
+type greeting func(context.Context, *pgx.ConnConfig) (*link, error)
+
+// connect opens a connection for the cluster of the store.
 func (s *Store) connect(ctx context.Context, name string) (*link, error) {
+	return s.reach(ctx, name, s.greet)
+}
+
+// reach opens a connection with the newest connection string and password. If the server refuses
+// them, those that it accepted last follow.
+func (s *Store) reach(ctx context.Context, name string, greet greeting) (*link, error) {
 	var last error
 	for _, dsn := range s.dsn.Words(true) {
 		for _, password := range s.password.Words(true) {
@@ -116,7 +124,7 @@ func (s *Store) connect(ctx context.Context, name string) (*link, error) {
 			if err == nil {
 				cfg.RuntimeParams["application_name"] = name
 				var l *link
-				if l, err = s.race(ctx, cfg); err == nil {
+				if l, err = race(ctx, cfg, greet); err == nil {
 					s.dsn.Accepted(dsn)
 					s.password.Accepted(password)
 					return l, nil
@@ -132,7 +140,7 @@ func (s *Store) connect(ctx context.Context, name string) (*link, error) {
 
 // race connects to all hosts of a configuration at once, and returns the first that takes writes. One
 // after the other, a host that swallows everything would cost a lease although the next one answers.
-func (s *Store) race(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
+func race(ctx context.Context, cfg *pgx.ConnConfig, greet greeting) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	hosts := each(cfg)
@@ -143,7 +151,7 @@ func (s *Store) race(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
 	results := make(chan result, len(hosts))
 	for _, host := range hosts {
 		go func() {
-			l, err := s.greet(ctx, host)
+			l, err := greet(ctx, host)
 			results <- result{l, err}
 		}()
 	}
@@ -186,8 +194,8 @@ func each(cfg *pgx.ConnConfig) []*pgx.ConnConfig {
 	return hosts
 }
 
-// greet connects to one host and asks what it is.
-func (s *Store) greet(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
+// meet connects to one host.
+func meet(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
 	l := &link{}
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Code == "01000" { // "canceling wait for synchronous replication"; nothing else here warns
@@ -196,6 +204,15 @@ func (s *Store) greet(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
 	}
 	var err error
 	if l.Conn, err = pgx.ConnectConfig(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// greet connects to one host, and asks what it is and whether the login may use the cluster.
+func (s *Store) greet(ctx context.Context, cfg *pgx.ConnConfig) (*link, error) {
+	l, err := meet(ctx, cfg)
+	if err != nil {
 		return nil, err
 	}
 	var pid uint32

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tanist/tanist/election"
 )
@@ -130,6 +131,10 @@ BEGIN
     IF to_regnamespace('tanist_store') IS NULL THEN
         EXECUTE format('CREATE SCHEMA tanist_store AUTHORIZATION %I', owner);
     END IF;
+    IF NOT super AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'tanist_store' AND pg_get_userbyid(nspowner) = '@OWNER@') THEN
+        RAISE 'a superuser has prepared the schema tanist_store, and % is none, nothing was changed', current_user
+            USING HINT = 'Run this as a superuser.';
+    END IF;
     SELECT string_agg(what, ', ') INTO stranger FROM (
         SELECT format('the schema belongs to %s', pg_get_userbyid(nspowner)) AS what FROM pg_namespace
          WHERE nspname = 'tanist_store' AND nspowner <> owner::regrole
@@ -139,6 +144,7 @@ BEGIN
         UNION ALL
         SELECT format('%s belongs to %s', p.oid::regprocedure, pg_get_userbyid(proowner)) FROM pg_proc p
          WHERE pronamespace = 'tanist_store'::regnamespace AND proowner <> owner::regrole AND NOT (proname = 'clock' AND (SELECT rolsuper FROM pg_roles r WHERE r.oid = proowner))
+        LIMIT 3
     ) s;
     IF stranger IS NOT NULL THEN
         RAISE 'somebody else has prepared the schema tanist_store, nothing was changed: %', stranger
@@ -188,12 +194,14 @@ func SetupSQL(o SetupOptions) (string, error) {
 	line("SET LOCAL search_path = pg_catalog, pg_temp;")
 	line("SET LOCAL client_min_messages = warning;")
 	line("SET LOCAL lock_timeout = '10s';")
-	line("SELECT pg_advisory_xact_lock(%d);", initLock)
+	line("DO $do$ BEGIN PERFORM pg_advisory_xact_lock(%d); END $do$;", initLock)
 	b.WriteString(strings.ReplaceAll(prepareSQL, "@OWNER@", ownerRole))
 	b.WriteString(strings.NewReplacer("@HINTED@", hinted, "@CONTROLLERS@", literal(election.ControllerPrefix),
 		"@ACTIVE@", literal(election.ActiveKey), "@LAYOUT@", fmt.Sprint(layout)).Replace(storeSQL))
 	line("REVOKE ALL ON ALL TABLES IN SCHEMA tanist_store FROM PUBLIC;")
+	line("SET LOCAL client_min_messages = error;") // clock is the superuser's, who has revoked it above
 	line("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tanist_store FROM PUBLIC;")
+	line("SET LOCAL client_min_messages = warning;")
 	line("INSERT INTO tanist_store.cluster VALUES (%s) ON CONFLICT DO NOTHING;", literal(o.Cluster))
 	for _, l := range o.Logins {
 		writes, _ := l.Kind.writes() // checked
@@ -220,9 +228,20 @@ func (o SetupOptions) grant(line func(string, ...any), l Login) {
 }
 
 // RemoveSQL returns the SQL that removes a cluster from the store, with all of its keys. Its logins
-// stay.
+// stay. It fails if the store has no such cluster.
 func RemoveSQL(cluster string) string {
-	return "DELETE FROM tanist_store.cluster WHERE name = " + literal(cluster) + ";\n"
+	return `DO $do$
+BEGIN
+    IF to_regclass('tanist_store.cluster') IS NULL THEN
+        RAISE 'the database % is not the store of a cluster', current_database();
+    END IF;
+    DELETE FROM tanist_store.cluster WHERE name = ` + literal(cluster) + `;
+    IF NOT FOUND THEN
+        RAISE 'the store in the database % has no cluster %; found: %', current_database(), ` + literal(cluster) + `,
+            (SELECT coalesce(string_agg(name, ', ' ORDER BY name), 'none') FROM tanist_store.cluster);
+    END IF;
+END $do$;
+`
 }
 
 // Init applies [SetupSQL] to a database. It applies all of it or nothing. dsn should be a
@@ -232,11 +251,15 @@ func Init(ctx context.Context, dsn string, o SetupOptions) error {
 	if err != nil {
 		return err
 	}
-	return Apply(ctx, dsn, sql)
+	return apply(ctx, dsn, "prepare the store", sql)
 }
 
-// Apply runs the SQL of [SetupSQL] or [RemoveSQL].
-func Apply(ctx context.Context, dsn, sql string) error {
+// Remove applies [RemoveSQL] to a database. dsn should be a superuser's.
+func Remove(ctx context.Context, dsn, cluster string) error {
+	return apply(ctx, dsn, "remove the cluster from the store", RemoveSQL(cluster))
+}
+
+func apply(ctx context.Context, dsn, verb, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cfg, err := pgx.ParseConfig(dsn)
@@ -246,12 +269,16 @@ func Apply(ctx context.Context, dsn, sql string) error {
 	cfg.DialFunc, cfg.ConnectTimeout = dialer().DialContext, dialTimeout
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("cannot prepare the store: %w", unconnected(err, cfg))
+		return fmt.Errorf("cannot %s: %w", verb, unconnected(err, cfg))
 	}
 	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
 	(&link{Conn: conn}).close() // committed or not by now
-	if err != nil {
-		return fmt.Errorf("cannot prepare the store: %w", err)
+	var pe *pgconn.PgError
+	switch {
+	case errors.As(err, &pe) && pe.Hint != "":
+		return fmt.Errorf("cannot %s: %w: %s", verb, err, pe.Hint)
+	case err != nil:
+		return fmt.Errorf("cannot %s: %w", verb, err)
 	}
 	return nil
 }

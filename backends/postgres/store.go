@@ -344,15 +344,24 @@ func (s *Store) List(ctx context.Context, prefix string) ([]election.Entry, erro
 	})
 }
 
-// Clusters returns the names of all clusters that the login may use, in lexical order.
+// Clusters returns the names of all clusters that the login may use, in lexical order. The store's own
+// need not be one of them.
 func (s *Store) Clusters(ctx context.Context) ([]string, error) {
-	return repeatable(ctx, s, "list the clusters", func(ctx context.Context, l *link) ([]string, error) {
-		rows, err := l.Query(ctx, "SELECT * FROM tanist_store.clusters()")
-		if err != nil {
-			return nil, err
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	l, err := s.reach(ctx, application, meet)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the clusters: %w", err)
+	}
+	defer l.close()
+	rows, err := l.Query(ctx, "SELECT * FROM tanist_store.clusters()")
+	if err == nil {
+		var names []string
+		if names, err = pgx.CollectRows(rows, pgx.RowTo[string]); err == nil {
+			return names, nil
 		}
-		return pgx.CollectRows(rows, pgx.RowTo[string])
-	})
+	}
+	return nil, fmt.Errorf("cannot list the clusters: %w", meaning(err))
 }
 
 // Put implements [election.Keys].

@@ -88,6 +88,9 @@ func (a *access) resolve() (daemon.StoreConfig, error) {
 	if a.store != "" {
 		c.Store = a.store
 	}
+	if err := a.fits(c.Store); err != nil {
+		return c, err
+	}
 	if len(a.endpoints) > 0 {
 		c.Etcd.Endpoints = a.endpoints
 	}
@@ -107,6 +110,21 @@ func (a *access) resolve() (daemon.StoreConfig, error) {
 		c.Cluster = a.cluster
 	}
 	return c, nil
+}
+
+// fits returns an error if a flag locates another store than the one that is used.
+func (a *access) fits(store string) error {
+	for _, f := range []struct {
+		given       bool
+		name, store string
+	}{
+		{len(a.endpoints) > 0, "endpoints", "etcd"}, {a.prefix != "", "prefix", "etcd"}, {a.consul != "", "consul", "consul"}, {a.dsn != "", "dsn", "postgres"},
+	} {
+		if f.given && f.store != store {
+			return exit.Errorf(exit.Usage, "--%s locates a store of the kind %s, and the store here is %s: add --store %s", f.name, f.store, store, f.store)
+		}
+	}
+	return nil
 }
 
 // with opens the store for one command.

@@ -20,6 +20,7 @@ type clusterLine struct {
 	Active      string        `json:"active"` // empty: nobody serves
 	URL         string        `json:"url,omitempty"`
 	Controllers int           `json:"controllers"` // whose sidecars are here
+	Passives    int           `json:"passives"`    // those of them that do not hold the lease
 	Ready       int           `json:"ready"`       // passives that could take over
 	Paused      bool          `json:"paused"`
 	Problem     string        `json:"problem,omitempty"` // why it is unreadable
@@ -89,6 +90,9 @@ func readCluster(ctx context.Context, c daemon.StoreConfig) clusterLine {
 		line.Active, line.URL = snap.Active.Controller, snap.Active.URL
 	}
 	for _, k := range snap.Controllers {
+		if !holds(snap, k.Name) {
+			line.Passives++
+		}
 		if k.Fit() {
 			line.Ready++
 		}
@@ -114,7 +118,7 @@ func clustersTable(out io.Writer, all []clusterLine) {
 		if c.Problem != "" {
 			active, pause, note = "?", "?", "↳ "+c.Problem
 		}
-		fmt.Fprintf(w, " %s\t%s\t%d\t%d of %d\t%s\t%s\n", clean(c.Cluster), clean(active), c.Term, c.Ready, c.Controllers, pause, clean(note))
+		fmt.Fprintf(w, " %s\t%s\t%d\t%d of %d\t%s\t%s\n", clean(c.Cluster), clean(active), c.Term, c.Ready, c.Passives, pause, clean(note))
 	}
 	_ = w.Flush() // the reader may have gone
 }

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +39,14 @@ func operatorDSN(file string) (string, error) {
 		return "", exit.Errorf(exit.Config, "--dsn-file: %v", err)
 	}
 	return strings.TrimSpace(dsn), nil
+}
+
+// databaseError adds the exit code to the error of an operator's change in a database.
+func databaseError(err error) error {
+	if errors.As(err, new(syscall.Errno)) || errors.As(err, new(*net.DNSError)) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return exit.With(exit.Store, err)
+	}
+	return err
 }
 
 func repositoryInitCommand() *cobra.Command {
@@ -79,7 +91,7 @@ func repositoryInitCommand() *cobra.Command {
 				return err
 			}
 			if err := postgres.Init(cmd.Context(), dsn, o); err != nil {
-				return err
+				return databaseError(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "the repository of %s is ready: %d controllers\n", o.Cluster, len(o.Controllers))
 			return storeToo(cmd, store, o, true, dsnFile)
@@ -176,7 +188,7 @@ func repositoryResetCommand() *cobra.Command {
 			}
 			ended, err := postgres.Reset(cmd.Context(), dsn, cluster, election.Term(term))
 			if err != nil {
-				return err
+				return databaseError(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "the repository of %s is closed at term %d; %d sessions were ended\n", cluster, term, ended)
 			return nil
@@ -215,7 +227,7 @@ func repositoryRemoveCommand() *cobra.Command {
 				return err
 			}
 			if err := postgres.Remove(cmd.Context(), dsn, cluster); err != nil {
-				return err
+				return databaseError(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s was removed from the fence; its controllers cannot log in\n", cluster)
 			return nil

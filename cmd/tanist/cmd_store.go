@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -100,22 +99,27 @@ func prepareStore(cmd *cobra.Command, o pgstore.SetupOptions, apply bool, dsnFil
 		fmt.Fprint(cmd.OutOrStdout(), sql)
 		return nil
 	}
-	if err := applyStore(cmd.Context(), dsnFile, sql); err != nil {
+	dsn, err := storeDSN(dsnFile)
+	if err != nil {
 		return err
+	}
+	if err := pgstore.Init(cmd.Context(), dsn, o); err != nil {
+		return databaseError(err)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the store of %s is ready: %s\n", o.Cluster, plural(len(o.Logins), "login"))
 	return nil
 }
 
-func applyStore(ctx context.Context, dsnFile, sql string) error {
-	dsn, err := operatorDSN(dsnFile)
+// storeDSN returns a superuser's connection string.
+func storeDSN(file string) (string, error) {
+	dsn, err := operatorDSN(file)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := postgres.CheckDSN(dsn); err != nil {
-		return exit.Errorf(exit.Config, "%v", err)
+		return "", exit.Errorf(exit.Config, "%v", err)
 	}
-	return pgstore.Apply(ctx, dsn, sql)
+	return dsn, nil
 }
 
 func storeRemoveCommand() *cobra.Command {
@@ -135,8 +139,12 @@ func storeRemoveCommand() *cobra.Command {
 			if !force {
 				return exit.Errorf(exit.Force, "this ends the reign in %s, and its history is lost: stop all sidecars of it, then use --force", cluster)
 			}
-			if err := applyStore(cmd.Context(), dsnFile, pgstore.RemoveSQL(cluster)); err != nil {
+			dsn, err := storeDSN(dsnFile)
+			if err != nil {
 				return err
+			}
+			if err := pgstore.Remove(cmd.Context(), dsn, cluster); err != nil {
+				return databaseError(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s was removed from the store; its logins stay\n", cluster)
 			return nil
