@@ -57,12 +57,9 @@ func (c *confirmation) run(ctx context.Context, cmd *cobra.Command) error {
 	if err := member(ctx, c.reading, c.name); err != nil {
 		return err
 	}
-	dead, err := election.Certify(c.snap, c.name)
+	dead, err := c.certify(ctx)
 	if err != nil {
-		return exit.Errorf(exit.Failure, "there is nothing to confirm: %v", err)
-	}
-	if at := c.answersAt(ctx); at != "" {
-		return exit.Errorf(exit.Failure, "the sidecar of %s answers at %s, so it is not dead: `tanist switchover` moves the active, or stop that sidecar", c.name, at)
+		return err
 	}
 	out := cmd.OutOrStdout()
 	c.giveUp(out, dead)
@@ -77,6 +74,9 @@ func (c *confirmation) run(ctx context.Context, cmd *cobra.Command) error {
 		if err := confirm(ctx, in, out, "Type its name to confirm it:", c.name); err != nil {
 			return err
 		}
+		if dead, err = c.still(ctx, dead); err != nil {
+			return err
+		}
 	}
 	dead.By, dead.Reason, dead.At = operator(), c.reason, time.Now().UTC()
 	limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
@@ -85,6 +85,32 @@ func (c *confirmation) run(ctx context.Context, cmd *cobra.Command) error {
 		return writeError(err, "the confirmation")
 	}
 	return c.follow(ctx, out, dead)
+}
+
+// certify returns what a confirmation would be about, as of the snapshot.
+func (c *confirmation) certify(ctx context.Context) (election.Dead, error) {
+	dead, err := election.Certify(c.snap, c.name)
+	if err != nil {
+		return dead, exit.Errorf(exit.Failure, "there is nothing to confirm: %v", err)
+	}
+	if at := c.answersAt(ctx); at != "" {
+		return dead, exit.Errorf(exit.Failure, "the sidecar of %s answers at %s, so it is not dead: `tanist switchover` moves the active, or stop that sidecar", c.name, at)
+	}
+	return dead, nil
+}
+
+// still certifies once more, because the question may have been open for hours: the host may be back.
+func (c *confirmation) still(ctx context.Context, asked election.Dead) (dead election.Dead, err error) {
+	if c.snap, err = read(ctx, c.store); err != nil {
+		return dead, err
+	}
+	if dead, err = c.certify(ctx); err != nil {
+		return dead, err
+	}
+	if dead != asked {
+		return dead, exit.Errorf(exit.Failure, "the cluster has changed while you were asked, and nothing was confirmed: see `tanist list`, and run the command again")
+	}
+	return dead, nil
 }
 
 // answersAt returns where the sidecar of the controller answers, or "". It may have begun after the

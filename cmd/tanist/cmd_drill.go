@@ -118,6 +118,9 @@ func (d *drill) run(ctx context.Context) error {
 		if err := confirm(ctx, d.in, d.out, question, "y", "yes"); err != nil {
 			return err
 		}
+		if !d.at.IsZero() && !d.at.After(time.Now()) {
+			return passed(d.at)
+		}
 	}
 	err = d.move(ctx, d.to, d.at)
 	if err == nil && d.back {
@@ -168,7 +171,7 @@ func (d *drill) move(ctx context.Context, to string, at time.Time) error {
 	}
 	refused := false
 	after, err := await(ctx, d.report, d.store, wait, "; `tanist cancel` withdraws what has not begun", func(snap election.Snapshot) bool {
-		refused = snap.Active.Serving() && snap.Active.Term == r.Term && snap.Request == nil
+		refused = gone(snap, r)
 		return refused || snap.Active.Serving() && snap.Active.Term > r.Term
 	})
 	if err != nil {

@@ -57,19 +57,17 @@ func removeCluster(ctx context.Context, in io.Reader, out io.Writer, r reading, 
 	if err := known(ctx, r.store, r.cluster, r.snap); err != nil {
 		return err
 	}
-	if err := abandoned(ctx, r); err != nil {
-		return err
-	}
-	limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-	entries, err := r.store.List(limited, "")
-	cancel()
+	entries, err := unused(ctx, r)
 	if err != nil {
-		return storeError(err, "cannot read the cluster")
+		return err
 	}
 	fmt.Fprintf(out, "This removes the %d keys of %s, which has reached term %d. A cluster that is started under this name again begins with the\n"+
 		"highest term that its sidecars' state directories or its repository know, or with 1 if they know none.\n", len(entries), r.cluster, r.snap.Breadcrumb.Term)
 	if !yes {
 		if err := confirm(ctx, in, out, "Type the name of the cluster to remove it:", r.cluster); err != nil {
+			return err
+		}
+		if entries, err = unused(ctx, r); err != nil { // the question may have been open for hours
 			return err
 		}
 	}
@@ -90,7 +88,26 @@ func removeCluster(ctx context.Context, in io.Reader, out io.Writer, r reading, 
 		}
 	}
 	fmt.Fprintf(out, "%s is removed\n", r.cluster)
+	if r.where.Store == "postgres" {
+		fmt.Fprintf(out, "Its logins may still use it: `tanist store remove --cluster %s` ends that.\n", r.cluster)
+	}
 	return nil
+}
+
+// unused returns all keys of the cluster, or an error if a process of it is there.
+func unused(ctx context.Context, r reading) (entries []election.Entry, err error) {
+	if r.snap, err = read(ctx, r.store); err != nil {
+		return nil, err
+	}
+	if err := abandoned(ctx, r); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
+	defer cancel()
+	if entries, err = r.store.List(ctx, ""); err != nil {
+		return nil, storeError(err, "cannot read the cluster")
+	}
+	return entries, nil
 }
 
 // abandoned returns an error if a process of the cluster is there.

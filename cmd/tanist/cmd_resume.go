@@ -26,7 +26,11 @@ func resumeCommand() *cobra.Command {
 				if r.snap.PauseBad != nil {
 					fmt.Fprintf(out, "removed an unreadable pause: %s\n", clean(r.snap.PauseBad.Error()))
 				}
-				fmt.Fprintln(out, r.cluster+" is not paused")
+				if r.snap.PauseVer == 0 {
+					fmt.Fprintln(out, r.cluster+" is not paused")
+					return nil
+				}
+				fmt.Fprintln(out, r.cluster+" is not paused any more")
 				return nil
 			})
 		},

@@ -58,6 +58,9 @@ func switchoverCommand() *cobra.Command {
 					if err := confirm(ctx, cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
 						return err
 					}
+					if at != "" && !when.After(time.Now()) {
+						return passed(when)
+					}
 				}
 				r := election.Request{
 					ID: rand.Text()[:10], Op: election.OpSwitchover, To: to, By: operator(), Reason: reason, Term: snap.Active.Term, For: time.Minute,
@@ -119,6 +122,11 @@ func parseWhen(text string, now time.Time) (time.Time, error) {
 		return when, exit.Errorf(exit.Usage, "--at %s is more than a year away", when.Format(time.DateTime))
 	}
 	return when, nil
+}
+
+// passed is the error of a time that has come while the question was open.
+func passed(at time.Time) error {
+	return exit.Errorf(exit.Failure, "--at %s has passed while you were asked: nothing was changed", at.Format(time.DateTime))
 }
 
 // requestWords describes a request for people.
@@ -194,6 +202,12 @@ func rehearse(snap election.Snapshot, to string, timing election.Timing) string 
 	return text.String()
 }
 
+// gone reports whether the active has rejected a request: it serves on in its term without it. Another
+// operator's may be there by then.
+func gone(snap election.Snapshot, r election.Request) bool {
+	return snap.Active.Serving() && snap.Active.Term == r.Term && (snap.Request == nil || snap.Request.ID != r.ID)
+}
+
 func switchover(ctx context.Context, cmd *cobra.Command, s daemon.Store, r election.Request, from string, timeout time.Duration, noWait bool) error {
 	if err := ask(ctx, s, r); err != nil {
 		return err
@@ -210,7 +224,7 @@ func switchover(ctx context.Context, cmd *cobra.Command, s daemon.Store, r elect
 			down = time.Now()
 		}
 		// If the request vanishes while the old reign serves, the active has rejected it.
-		refused = snap.Active.Serving() && snap.Active.Term == r.Term && snap.Request == nil
+		refused = gone(snap, r)
 		return refused || (snap.Active.Serving() && snap.Active.Term > r.Term)
 	})
 	switch {

@@ -6,8 +6,13 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/tanist/tanist/cmd/tanist/exit"
+	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/election/electiontest"
 )
 
 // TestAQuestionEndsWithTheInterruption: a read of a terminal does not, so the command would hang.
@@ -25,6 +30,56 @@ func TestAQuestionEndsWithTheInterruption(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+// TestWhatHappenedDuringTheQuestionCounts: an answer is about what is true then.
+func TestWhatHappenedDuringTheQuestionCounts(t *testing.T) {
+	for what, during := range map[string]struct {
+		key, value, want string
+	}{
+		"alive":    {election.TermKey, "7 held controller=ctl-a incarnation=i1 validity=5s ttl=10s mode=store nonce=n7", "the cluster has changed while you were asked"},
+		"released": {election.TermKey, "7 clean controller=ctl-a incarnation=i1 validity=5s ttl=10s mode=store nonce=n7", "there is nothing to confirm"},
+	} {
+		store := electiontest.NewStore().Client("operator")
+		write := func(key, value string) {
+			if err := store.Put(t.Context(), election.Put{Key: key, Value: []byte(value)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(election.TermKey, "7 held controller=ctl-a incarnation=i1 validity=50s ttl=1m0s mode=store nonce=n7")
+		snap, err := read(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := &cobra.Command{}
+		cmd.SetIn(io.MultiReader(strings.NewReader("y\n"), readerFunc(func() { write(during.key, during.value) }), strings.NewReader("ctl-a\n")))
+		cmd.SetOut(io.Discard)
+		c := confirmation{reading: reading{store: store, cluster: "orders", snap: snap}, name: "ctl-a", timeout: time.Millisecond}
+		if err := c.run(t.Context(), cmd); err == nil || !strings.Contains(err.Error(), during.want) || exit.Code(err) != exit.Failure {
+			t.Errorf("%s: got %v, want %q", what, err, during.want)
+		}
+		if e, err := store.Get(t.Context(), election.DeadKey); err != nil || e.Version != 0 {
+			t.Errorf("%s: confirmed all the same: %s, %v", what, e.Value, err)
+		}
+	}
+}
+
+// TestARequestOfAnotherEndsTheWait: the active rejected ours, and somebody asked again.
+func TestARequestOfAnotherEndsTheWait(t *testing.T) {
+	ours := election.Request{ID: "ours", Op: election.OpSwitchover, Term: 7}
+	snap := election.Snapshot{Active: &election.Active{Controller: "ctl-a", Term: 7, State: election.StateServing}, Request: &ours}
+	if gone(snap, ours) {
+		t.Error("it is there")
+	}
+	snap.Request = &election.Request{ID: "theirs", Op: election.OpScheduled, Term: 7}
+	if !gone(snap, ours) {
+		t.Error("another one is there, and ours counts as waiting")
+	}
+}
+
+// readerFunc calls a function when it is reached, and has no content.
+type readerFunc func()
+
+func (f readerFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
 
 // writerFunc is a writer of a function.
 type writerFunc func([]byte)

@@ -40,7 +40,9 @@ func (k *keepOut) run(ctx context.Context, cmd *cobra.Command, r reading) error 
 		return err
 	}
 	out := cmd.OutOrStdout()
-	if is, on := r.snap.Standbys[k.name]; on && is.Ban == k.ban {
+	is, on := r.snap.Standbys[k.name]
+	already := on && (is.Ban || !k.ban) // a ban is the stricter one
+	if already && !holds(r.snap, k.name) {
 		fmt.Fprintf(out, "%s is already %s\n", k.name, clean(is.Words(k.name)))
 		return nil
 	}
@@ -50,7 +52,11 @@ func (k *keepOut) run(ctx context.Context, cmd *cobra.Command, r reading) error 
 		}
 	}
 	wish := election.Standby{By: operator(), Reason: k.reason, Since: time.Now().UTC(), Ban: k.ban}
-	if err := changeStandbys(ctx, r.store, func(all election.Standbys) { all[k.name] = wish }); err != nil {
+	if err := changeStandbys(ctx, r.store, func(all election.Standbys) {
+		if !all[k.name].Ban { // somebody may have banned it meanwhile
+			all[k.name] = wish
+		}
+	}); err != nil {
 		return err
 	}
 	return k.confirmed(ctx, out, r.store)
