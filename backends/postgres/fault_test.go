@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
 
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/election/electiontest"
@@ -406,6 +407,121 @@ func TestLoginsDoOnlyWhatTheyMay(t *testing.T) {
 		var pe *pgconn.PgError
 		if _, err := l.Exec(t.Context(), sql); !errors.As(err, &pe) || pe.Code != "42501" {
 			t.Errorf("%s: %v, want it denied", sql, err)
+		}
+	}
+}
+
+// A login that may write little keeps a transaction open, with every lock that it can get. Nobody waits
+// for it: neither the holder, nor what ends its own lease.
+func TestTransactionOfALimitedLoginHoldsUpNobody(t *testing.T) {
+	for kind, keys := range map[Kind]string{KindAgent: "ARRAY['agents/agt-1']", KindReader: "ARRAY[]::text[]"} {
+		h := newHarness(t, common(t))
+		name := h.login + "_" + string(kind)
+		h.init(t, Login{Name: name, Kind: kind})
+		h.sql(t, "ALTER ROLE "+name+" PASSWORD '"+password+"'")
+		sidecar, limited := h.open(t, h.dsn()), h.open(t, h.server.DSN(name, password, "postgres"))
+		lease := reign(t, sidecar, 10*time.Minute)
+		mine, err := limited.Grant(ctxFor(t, patience), sidecar.Traits().MinTTL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == KindAgent {
+			if err := limited.Put(ctxFor(t, patience), election.Put{Key: "agents/agt-1", Value: []byte("{}"), Lease: mine}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := limited.connect(ctxFor(t, patience), application)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		for _, sql := range []string{
+			"BEGIN", "SET idle_in_transaction_session_timeout = 0",
+			"SELECT tanist_store.renew($1, '" + string(lease) + "')", "SELECT tanist_store.revoke_lease($1, '" + string(lease) + "')",
+			"SELECT tanist_store.renew($1, '" + string(mine) + "')", "SELECT tanist_store.read($1, " + keys + ", '')",
+			"SELECT tanist_store.swap($1, NULL, NULL, '{}', '{}', " + keys + ", ARRAY['x'::bytea], ARRAY[NULL::text], NULL)",
+		} {
+			var args []any
+			if strings.Contains(sql, "$1") {
+				args = append(args, h.cluster)
+			}
+			if _, err := l.Exec(ctxFor(t, patience), sql, args...); err != nil {
+				t.Fatalf("%s: %s: %v", kind, sql, err)
+			}
+		}
+		for end := time.Now().Add(sidecar.Traits().MinTTL + time.Second); time.Now().Before(end); {
+			if err := hold(ctxFor(t, patience), sidecar, lease); err != nil {
+				t.Fatalf("%s: the holder: %v", kind, err)
+			}
+			if _, err := sidecar.Read(ctxFor(t, patience)); err != nil {
+				t.Fatalf("%s: a read: %v", kind, err)
+			}
+		}
+		// With its transaction goes what is bound to its lease.
+		l.close()
+		await(t, "the end of its lease", func() bool {
+			if _, err := sidecar.Read(ctxFor(t, patience)); err != nil {
+				t.Fatal(err)
+			}
+			var n int
+			if err := superuser(t, h.server).QueryRow(t.Context(), "SELECT count(*) FROM tanist_store.lease WHERE id = $1", string(mine)).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n == 0
+		})
+	}
+}
+
+// A reader gets what is true although it sweeps nothing.
+func TestReaderSeesNoKeyOfALeaseThatHasEnded(t *testing.T) {
+	h := newHarness(t, common(t))
+	name := h.login + "_reader"
+	h.init(t, Login{Name: name, Kind: KindReader})
+	h.sql(t, "ALTER ROLE "+name+" PASSWORD '"+password+"'")
+	s, reader := h.open(t, h.dsn()), h.open(t, h.server.DSN(name, password, "postgres"))
+	reign(t, s, s.Traits().MinTTL)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	follower, err := Open(Config{Cluster: h.cluster, DSN: h.server.DSN(name, password, "postgres"), RereadEvery: time.Hour, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer follower.Close()
+	sightings := follower.Follow(ctxFor(t, patience))
+	if snap, err := reader.Read(ctxFor(t, patience)); err != nil || snap.Active == nil {
+		t.Fatalf("the role key: %+v, %v", snap, err)
+	}
+	await(t, "the end of the lease", func() bool {
+		snap, err := reader.Read(ctxFor(t, patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snap.Vacant()
+	})
+	for seen := range sightings {
+		if seen.Err == nil && seen.Active == nil {
+			return
+		}
+	}
+	t.Error("a follower has not learned it")
+}
+
+// What nobody could read is not written: it would be in the way of all readers.
+func TestValuesThatNobodyCouldReadAreRefused(t *testing.T) {
+	h := newHarness(t, common(t))
+	s := h.open(t, h.dsn())
+	for what, value := range map[string][]byte{"long": bytes.Repeat([]byte("x"), longestValue+1), "no text": {0xff, 0}} {
+		if err := s.Put(ctxFor(t, patience), election.Put{Key: "agents/agt-1", Value: value}); err == nil {
+			t.Errorf("a value that is %s was written", what)
+		}
+	}
+	for _, value := range [][]byte{bytes.Repeat([]byte("x"), longestValue), {}, []byte("ü")} {
+		if err := s.Put(ctxFor(t, patience), election.Put{Key: "agents/agt-1", Value: value}); err != nil {
+			t.Error(err)
+		}
+		if all, err := s.List(ctxFor(t, patience), "agents/"); err != nil || len(all) != 1 || !bytes.Equal(all[0].Value, value) {
+			t.Errorf("%d bytes: %v", len(value), err)
 		}
 	}
 }

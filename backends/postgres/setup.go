@@ -22,6 +22,9 @@ var storeSQL string
 // that a database is prepared again before the first sidecar is upgraded.
 const layout = 1
 
+// longestValue is the longest value of a key, in bytes: as in Consul.
+const longestValue = 512 << 10
+
 // initLock lets only one operator at a time prepare a database.
 const initLock = 0x74616e6973740001
 
@@ -197,7 +200,7 @@ func SetupSQL(o SetupOptions) (string, error) {
 	line("DO $do$ BEGIN PERFORM pg_advisory_xact_lock(%d); END $do$;", initLock)
 	b.WriteString(strings.ReplaceAll(prepareSQL, "@OWNER@", ownerRole))
 	b.WriteString(strings.NewReplacer("@HINTED@", hinted, "@CONTROLLERS@", literal(election.ControllerPrefix),
-		"@ACTIVE@", literal(election.ActiveKey), "@LAYOUT@", fmt.Sprint(layout)).Replace(storeSQL))
+		"@ACTIVE@", literal(election.ActiveKey), "@LAYOUT@", fmt.Sprint(layout), "@LONGEST@", fmt.Sprint(longestValue)).Replace(storeSQL))
 	line("REVOKE ALL ON ALL TABLES IN SCHEMA tanist_store FROM PUBLIC;")
 	line("SET LOCAL client_min_messages = error;") // clock is the superuser's, who has revoked it above
 	line("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tanist_store FROM PUBLIC;")
@@ -235,6 +238,7 @@ BEGIN
     IF to_regclass('tanist_store.cluster') IS NULL THEN
         RAISE 'the database % is not the store of a cluster', current_database();
     END IF;
+    PERFORM set_config('lock_timeout', '10s', true);
     DELETE FROM tanist_store.cluster WHERE name = ` + literal(cluster) + `;
     IF NOT FOUND THEN
         RAISE 'the store in the database % has no cluster %; found: %', current_database(), ` + literal(cluster) + `,

@@ -40,10 +40,15 @@ CREATE INDEX IF NOT EXISTS entry_lease ON tanist_store.entry (lease) WHERE lease
 CREATE OR REPLACE VIEW tanist_store.show AS
     SELECT cluster, key, convert_from(value, 'UTF8') AS value, version, lease FROM tanist_store.entry;
 
--- Every write of a key, whoever writes it, gives it a version that it never had.
+-- Every write of a key, whoever writes it, gives it a version that it never had. A value that is too
+-- long to be read by everybody, or is no text, would be in everybody's way.
 CREATE OR REPLACE FUNCTION tanist_store.stamp() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 BEGIN
+    IF octet_length(NEW.value) > @LONGEST@ THEN
+        RAISE 'a value of % bytes is too long: % may have %', octet_length(NEW.value), NEW.key, @LONGEST@ USING ERRCODE = '22001';
+    END IF;
+    PERFORM convert_from(NEW.value, 'UTF8');
     NEW.version := nextval('tanist_store.version');
     RETURN NEW;
 END $fn$;
@@ -102,14 +107,19 @@ BEGIN
 END $fn$;
 
 -- serial makes the transactions that change a cluster come one after the other. What follows in the
--- same function sees all earlier ones.
+-- same function sees all earlier ones. A login that may write only some keys can keep a transaction
+-- open for as long as it likes, so it waits only for itself, and nobody waits for it.
 CREATE OR REPLACE FUNCTION tanist_store.serial(_cluster text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE 'the store needs the isolation level read committed' USING ERRCODE = '25001';
     END IF;
-    PERFORM FROM tanist_store.cluster WHERE name = _cluster FOR NO KEY UPDATE;
+    IF tanist_store.admit(_cluster, NULL) THEN
+        PERFORM FROM tanist_store.cluster WHERE name = _cluster FOR NO KEY UPDATE;
+    ELSE
+        PERFORM FROM tanist_store.access WHERE cluster = _cluster AND login = session_user FOR NO KEY UPDATE;
+    END IF;
 END $fn$;
 
 -- ended reports whether a lease has ended. The clock has steps of 10 ms.
@@ -119,19 +129,24 @@ LANGUAGE sql IMMUTABLE AS $fn$
 $fn$;
 
 -- sweep ends the leases that are over, with their keys. Those of an earlier life of the server start
--- over. It returns the milliseconds until the next lease may end, or NULL.
+-- over. It returns the milliseconds until the next lease may end, or NULL; not above zero: one has
+-- ended and is still there. What somebody's open
+-- transaction has locked waits for the next sweep, and a login that may write only some keys sweeps
+-- nothing: the locks would be held until its transaction ends.
 CREATE OR REPLACE FUNCTION tanist_store.sweep(_cluster text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 DECLARE
+    _any boolean := tanist_store.admit(_cluster, NULL);
     c record;
 BEGIN
-    PERFORM tanist_store.admit(_cluster, NULL);
     SELECT * INTO c FROM tanist_store.clock();
-    IF EXISTS (SELECT FROM tanist_store.lease l WHERE l.cluster = _cluster AND (l.epoch <> c.epoch OR tanist_store.ended(c.epoch, c.now, l))) THEN
+    IF _any AND EXISTS (SELECT FROM tanist_store.lease l WHERE l.cluster = _cluster AND (l.epoch <> c.epoch OR tanist_store.ended(c.epoch, c.now, l))) THEN
         PERFORM tanist_store.serial(_cluster);
         SELECT * INTO c FROM tanist_store.clock();
-        UPDATE tanist_store.lease l SET epoch = c.epoch, renewed = c.now WHERE l.cluster = _cluster AND l.epoch <> c.epoch;
-        DELETE FROM tanist_store.lease l WHERE l.cluster = _cluster AND tanist_store.ended(c.epoch, c.now, l);
+        UPDATE tanist_store.lease SET epoch = c.epoch, renewed = c.now WHERE id IN (
+            SELECT l.id FROM tanist_store.lease l WHERE l.cluster = _cluster AND l.epoch <> c.epoch FOR NO KEY UPDATE SKIP LOCKED);
+        DELETE FROM tanist_store.lease WHERE id IN (
+            SELECT l.id FROM tanist_store.lease l WHERE l.cluster = _cluster AND tanist_store.ended(c.epoch, c.now, l) FOR UPDATE SKIP LOCKED);
     END IF;
     RETURN (SELECT min(l.renewed + l.ttl + 20 - c.now) FROM tanist_store.lease l WHERE l.cluster = _cluster);
 END $fn$;
@@ -160,18 +175,28 @@ BEGIN
     synchronous := current_setting('synchronous_standby_names') <> '';
 END $fn$;
 
+-- live reports whether a lease that a key is bound to has not ended, although nobody has swept it.
+CREATE OR REPLACE FUNCTION tanist_store.live(_epoch text, _now bigint, _id text) RETURNS boolean
+LANGUAGE sql STABLE AS $fn$
+    SELECT _id IS NULL OR EXISTS (SELECT FROM tanist_store.lease l WHERE l.id = _id AND NOT tanist_store.ended(_epoch, _now, l));
+$fn$;
+
 -- read returns some keys and all with a prefix, as of one moment.
 CREATE OR REPLACE FUNCTION tanist_store.read(_cluster text, _keys text[], _prefix text)
 RETURNS TABLE (key text, value bytea, version bigint, lease text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
 #variable_conflict use_column
+DECLARE
+    c record;
 BEGIN
     PERFORM tanist_store.sweep(_cluster);
+    SELECT * INTO c FROM tanist_store.clock();
     RETURN QUERY
-        SELECT e.key, e.value, e.version, e.lease FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = ANY (_keys)
+        SELECT e.key, e.value, e.version, e.lease FROM tanist_store.entry e
+         WHERE e.cluster = _cluster AND e.key = ANY (_keys) AND tanist_store.live(c.epoch, c.now, e.lease)
         UNION
         SELECT e.key, e.value, e.version, e.lease FROM tanist_store.entry e
-         WHERE e.cluster = _cluster AND e.key >= _prefix AND e.key < _prefix || chr(1114111)
+         WHERE e.cluster = _cluster AND e.key >= _prefix AND starts_with(e.key, _prefix) AND tanist_store.live(c.epoch, c.now, e.lease)
         ORDER BY key;
 END $fn$;
 
@@ -202,7 +227,8 @@ DECLARE
     _renewed boolean;
     c record;
 BEGIN
-    PERFORM FROM tanist_store.lease l WHERE l.id = _id FOR NO KEY UPDATE; -- what waits comes before the clock is read
+    -- What waits comes before the clock is read. The lease of another must not be locked.
+    PERFORM FROM tanist_store.lease l WHERE l.id = _id AND l.cluster = _cluster AND (_any OR l.login = session_user) FOR NO KEY UPDATE;
     SELECT * INTO c FROM tanist_store.clock();
     UPDATE tanist_store.lease l SET renewed = c.now, epoch = c.epoch
      WHERE l.id = _id AND l.cluster = _cluster AND (_any OR l.login = session_user) AND NOT tanist_store.ended(c.epoch, c.now, l);
@@ -245,6 +271,14 @@ BEGIN
     RETURN QUERY SELECT e.value, e.version FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = _active;
 END $fn$;
 
+-- pin keeps a sweep from the leases of keys that this transaction changes. It would wait for them.
+CREATE OR REPLACE FUNCTION tanist_store.pin(_cluster text, _keys text[], _leases text[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+    SELECT FROM tanist_store.lease l
+     WHERE l.id = ANY (_leases) OR l.id IN (SELECT e.lease FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = ANY (_keys))
+       FOR KEY SHARE;
+$fn$;
+
 -- swap is one transaction. Conditions: the key _bound is bound to the lease _to (else "lost"), the
 -- keys _if have the versions _at, zero meaning absent (else "conflict"), and the leases that keys
 -- are bound to exist (else "lost"). If they hold, it sets the keys to the values, a NULL value
@@ -273,6 +307,7 @@ BEGIN
         result := 'lost';
         RETURN;
     END IF;
+    PERFORM tanist_store.pin(_cluster, _keys, _leases);
     FOR i IN 1 .. cardinality(_keys) LOOP
         IF _values[i] IS NULL THEN
             DELETE FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = _keys[i];
@@ -295,6 +330,7 @@ BEGIN
     IF EXISTS (SELECT FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = _key AND _at <> 0 AND e.version <> _at) THEN
         RETURN 'conflict';
     END IF;
+    PERFORM tanist_store.pin(_cluster, ARRAY[_key], '{}');
     DELETE FROM tanist_store.entry e WHERE e.cluster = _cluster AND e.key = _key;
     RETURN 'done';
 END $fn$;

@@ -161,6 +161,10 @@ func (s *Store) sweep(ctx context.Context, l *link) (time.Duration, error) {
 	if err != nil || next == nil {
 		return quiet, err
 	}
+	if *next <= 0 { // one is over that this login may not end, and perhaps nobody is there who may
+		s.listener.tell(false, true)
+		return quiet, nil
+	}
 	return min(max(time.Duration(*next)*time.Millisecond, hurry), quiet), nil
 }
 
