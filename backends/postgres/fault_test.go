@@ -289,14 +289,11 @@ func TestCommitThatIsNotOnTheOtherServerIsUnknown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, call := range map[string]func(context.Context) error{
-		"put":     func(ctx context.Context) error { return s.Put(ctx, election.Put{Key: "settings", Value: []byte("1")}) },
-		"renewal": func(ctx context.Context) error { return hold(ctx, s, lease) },
-	} {
+	// The server waits for its standby, the wait is cancelled, and the call answers.
+	cancelled := func(call func(context.Context) error) (err error) {
 		answered := make(chan error, 1)
 		go func() { answered <- call(ctxFor(t, patience)) }()
-		var err error
-		await(t, "the server waits for its standby, the wait is cancelled, and the call answers", func() bool {
+		await(t, "the call answers", func() bool {
 			if _, err := super.Exec(t.Context(), "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = $1", h.login); err != nil {
 				t.Fatal(err)
 			}
@@ -307,7 +304,17 @@ func TestCommitThatIsNotOnTheOtherServerIsUnknown(t *testing.T) {
 				return false
 			}
 		})
-		if !errors.Is(err, errUnconfirmed) {
+		return err
+	}
+	put := func(ctx context.Context) error {
+		return s.Put(ctx, election.Put{Key: "settings", Value: []byte("1")})
+	}
+	await(t, "the server has read its settings again", func() bool { return errors.Is(cancelled(put), errUnconfirmed) })
+	for name, call := range map[string]func(context.Context) error{
+		"put":     put,
+		"renewal": func(ctx context.Context) error { return hold(ctx, s, lease) },
+	} {
+		if err := cancelled(call); !errors.Is(err, errUnconfirmed) {
 			t.Errorf("%s that is not on the standby: %v, want an unknown outcome", name, err)
 		}
 	}
