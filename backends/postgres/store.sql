@@ -48,7 +48,9 @@ BEGIN
     IF octet_length(NEW.value) > @LONGEST@ THEN
         RAISE 'a value of % bytes is too long: % may have %', octet_length(NEW.value), NEW.key, @LONGEST@ USING ERRCODE = '22001';
     END IF;
-    PERFORM convert_from(NEW.value, 'UTF8');
+    IF getdatabaseencoding() = 'UTF8' THEN -- another encoding lacks characters
+        PERFORM convert_from(NEW.value, 'UTF8');
+    END IF;
     NEW.version := nextval('tanist_store.version');
     RETURN NEW;
 END $fn$;
