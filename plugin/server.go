@@ -166,7 +166,10 @@ func (s *storeServer) Watch(_ *pluginv1.WatchRequest, stream grpc.ServerStreamin
 	ctx, cancel := context.WithCancel(stream.Context())
 	news, ended := make(chan struct{}, 1), make(chan error, 1)
 	go func() { ended <- store.Watch(ctx, func() { signal(news) }) }()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		<-ended //nolint:errcheck // only that it has returned matters
+	}()
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
 	for {

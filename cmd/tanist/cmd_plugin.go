@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"testing"
+	"testing" //nolint:depguard // `tanist plugin contract` runs a test, as `go test` would
 	"text/tabwriter"
 	"time"
 

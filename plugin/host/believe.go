@@ -60,11 +60,12 @@ func (m *memory) learn(v plugin.View) {
 		if !remembered(e.Key) || e.Version <= m.keys[e.Key].Version {
 			continue
 		}
-		keys := make(map[string]election.Entry, len(m.keys)+1)
-		for key, entry := range m.keys {
-			keys[key] = entry
+		keys := map[string]election.Entry{e.Key: e}
+		for key, was := range m.keys {
+			if key != e.Key {
+				keys[key] = was
+			}
 		}
-		keys[e.Key] = e
 		m.keys = keys
 	}
 }

@@ -71,11 +71,11 @@ func (l *lines) tell(line string) {
 		Message string `json:"message"`
 		Msg2    string `json:"@message"`
 	}
-	event := l.log.Info()
+	level := zerolog.InfoLevel
 	if json.Unmarshal([]byte(line), &record) == nil && record.Message+record.Msg2 != "" {
-		if level, err := zerolog.ParseLevel(record.Level + record.Level2); err == nil && level < zerolog.FatalLevel {
-			event = l.log.WithLevel(level)
+		if own, err := zerolog.ParseLevel(record.Level + record.Level2); err == nil && own < zerolog.FatalLevel {
+			level = own
 		}
 	}
-	event.Str("line", line).Msg("plugin writes")
+	l.log.WithLevel(level).Str("line", line).Msg("plugin writes")
 }

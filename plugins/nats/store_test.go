@@ -24,11 +24,14 @@ import (
 	"github.com/tanist/tanist/plugin/host"
 )
 
-// TestMain makes the test binary the plugin, too.
+// TestMain makes the test binary the plugin, and a controller.
 func TestMain(m *testing.M) {
 	if os.Getenv("TANIST_PLUGIN") != "" {
 		main()
 		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == "--controller" {
+		controller(os.Args[2])
 	}
 	os.Exit(m.Run())
 }

@@ -28,8 +28,7 @@ func openPlugin(name string, c StoreConfig, log zerolog.Logger) (Store, error) {
 	s, err := host.OpenStore(ctx, PluginSpec(name, c.Plugins, c.PluginDirs, log), host.StoreOptions{
 		Settings: plugin.Settings{Cluster: c.Cluster, Values: c.Plugins[name].Config}, Traits: c.Traits(), RereadEvery: c.Reread,
 	})
-	var refused *host.RefusedError
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*host.RefusedError](err); refused {
 		return nil, exit.With(exit.Config, err)
 	}
 	if err != nil {

@@ -49,7 +49,9 @@ func TestReleasedProtocolIsKept(t *testing.T) {
 		for i := range f.Enums().Len() {
 			for j := range f.Enums().Get(i).Values().Len() {
 				m := f.Enums().Get(i).Values().Get(j)
-				n += same(t, m, func(now protoreflect.Descriptor) bool { return now.(protoreflect.EnumValueDescriptor).Number() == m.Number() })
+				n += same(t, m, func(now protoreflect.Descriptor) bool {
+					return now.(protoreflect.EnumValueDescriptor).Number() == m.Number()
+				})
 			}
 		}
 		return true
