@@ -22,9 +22,9 @@ import (
 func TestCronRunsOnceClusterWide(t *testing.T) {
 	t.Parallel()
 	needs(t, "dash", "sh")
-	dir, out := readme(t, "cron")
-	runs, err := os.ReadFile(filepath.Join(dir, "runs"))
-	if err != nil || strings.Count(string(runs), "\n") != 1 || !strings.HasSuffix(out, "runs: 1\n") {
+	s := readme(t, "cron")
+	runs, err := os.ReadFile(filepath.Join(s.dir, "runs"))
+	if err != nil || strings.Count(string(runs), "\n") != 1 || !strings.HasSuffix(s.output, "runs: 1\n") {
 		t.Errorf("the job ran as follows (%v):\n%s", err, runs)
 	}
 }
@@ -33,11 +33,11 @@ func TestCronRunsOnceClusterWide(t *testing.T) {
 func TestCeleryBeatTicksOnce(t *testing.T) {
 	long(t)
 	needs(t, "celery python3-redis redis-server", "celery", "redis-server")
-	dir, out := readme(t, "celery-beat")
-	if !strings.Contains(out, "twice within half a second: 0\n") {
-		t.Errorf("it prints %q", out)
+	s := readme(t, "celery-beat")
+	if !strings.Contains(s.output, "twice within half a second: 0\n") {
+		t.Errorf("it prints %q", s.output)
 	}
-	ticks := numbers(t, filepath.Join(dir, "ticks"))
+	ticks := numbers(t, filepath.Join(s.dir, "ticks"))
 	if len(ticks) < 22 {
 		t.Errorf("%d ticks in 30 s", len(ticks))
 	}
@@ -116,8 +116,7 @@ func TestCeleryBeatOverFiftyFailovers(t *testing.T) {
 func TestMosquittoMoves(t *testing.T) {
 	long(t)
 	needs(t, "mosquitto mosquitto-clients haproxy", "mosquitto", "mosquitto_pub", "mosquitto_sub", "haproxy")
-	_, out := readme(t, "mosquitto")
-	if strings.Count(out, "● active") != 2 {
+	if out := readme(t, "mosquitto").output; strings.Count(out, "● active") != 2 {
 		t.Errorf("it prints %q", out)
 	}
 }

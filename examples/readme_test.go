@@ -43,9 +43,9 @@ func needs(t *testing.T, debian string, programs ...string) {
 }
 
 // readme runs the commands of an example's README, word for word: all blocks that are marked as sh, in
-// a directory that has the example's files, with a private etcd. It returns the directory and what they
-// printed. Everything that they leave running is killed.
-func readme(t *testing.T, example string) (dir, output string) {
+// a directory that has the example's files, with a private etcd and more variables. Everything that they leave running is ended with the
+// test.
+func readme(t *testing.T, example string, env ...string) session {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(example, "README.md"))
 	if err != nil {
@@ -60,7 +60,7 @@ func readme(t *testing.T, example string) (dir, output string) {
 	for _, b := range blocks {
 		script.Write(b[1])
 	}
-	dir = testbed.Dir(t)
+	dir := testbed.Dir(t)
 	if err := os.CopyFS(filepath.Join(dir, "example"), os.DirFS(example)); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func readme(t *testing.T, example string) (dir, output string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = filepath.Join(dir, "example")
-	cmd.Env = append(os.Environ(), "ETCDCTL_ENDPOINTS="+strings.Join(store.Endpoints(), ","), "PATH="+filepath.Dir(testbed.Binary(t, "tanist"))+":/usr/bin:/usr/sbin:"+os.Getenv("PATH"))
+	cmd.Env = append(append(os.Environ(), env...), "ETCDCTL_ENDPOINTS="+strings.Join(store.Endpoints(), ","), "PATH="+filepath.Dir(testbed.Binary(t, "tanist"))+":/usr/bin:/usr/sbin:"+os.Getenv("PATH"))
 	// Debian's programs come first. Killing its group ends everything that it started: the guards end their own programs.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -90,7 +90,35 @@ func readme(t *testing.T, example string) (dir, output string) {
 		t.Fatalf("the README of %s: %v, %v\n%s", example, err, readErr, printed)
 	}
 	t.Logf("what the README of %s prints:\n%s", example, printed)
-	return cmd.Dir, string(printed)
+	return session{cmd.Dir, string(printed), cmd.Env}
+}
+
+// session is what the commands of a README left behind.
+type session struct {
+	dir, output string
+	env         []string
+}
+
+// start starts a program in the session, as the README would have.
+func (s session) start(t *testing.T, name string, args ...string) *testbed.Process {
+	t.Helper()
+	return testbed.Start(t, s.command(t, name, args))
+}
+
+func (s session) command(t *testing.T, name string, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), "/usr/bin/env", append([]string{name}, args...)...) // env looks in the session's PATH
+	cmd.Dir, cmd.Env = s.dir, s.env
+	return cmd
+}
+
+// run runs a program in the session, and returns what it printed.
+func (s session) run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := s.command(t, name, args).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // end ends a group of processes: it asks them, waits until they are gone, and kills what remains.

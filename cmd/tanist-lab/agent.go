@@ -21,27 +21,34 @@ import (
 // agentCommand is `tanist-lab agent`: a client that sends work to the one controller that it was
 // started with. It records each confirmed piece of work.
 func agentCommand() *cobra.Command {
-	var name, server, record string
+	var name, server, record, failures string
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use: "agent", Short: "the lab's demo agent", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return runAgent(ctx, name, server, record, every)
+			return runAgent(ctx, name, server, record, failures, every)
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "prefix of the ids")
 	cmd.Flags().StringVar(&server, "server", "", "URL of the controller")
 	cmd.Flags().StringVar(&record, "record", "", "file to note the confirmed ids in")
+	cmd.Flags().StringVar(&failures, "failures", "", "file to note the ids in that were not confirmed, once per attempt")
 	cmd.Flags().DurationVar(&every, "every", 50*time.Millisecond, "time between two pieces of work")
 	return cmd
 }
 
-func runAgent(ctx context.Context, name, server, record string, every time.Duration) error {
+func runAgent(ctx context.Context, name, server, record, failures string, every time.Duration) error {
 	notes, err := appendTo(record)
 	if err != nil {
 		return err
+	}
+	var failed *syncFile
+	if failures != "" {
+		if failed, err = appendTo(failures); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("%s sends its work to %s\n", name, server)
 	client := &http.Client{Timeout: 2 * time.Second}
@@ -59,6 +66,11 @@ func runAgent(ctx context.Context, name, server, record string, every time.Durat
 			n++
 		case ctx.Err() == nil:
 			fmt.Printf("%s is not confirmed: %v\n", id, err) // the same id is sent again
+			if failed != nil {
+				if err := failed.line("%s %d", id, election.BootClock()); err != nil {
+					return fmt.Errorf("cannot note a failure: %v", err)
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():

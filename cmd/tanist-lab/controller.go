@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -46,6 +47,26 @@ func controllerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&listen, "listen", "", "address to serve on")
 	cmd.Flags().StringVar(&database, "database", "", "repository, without its secret (that is in PGPASSWORD)")
 	cmd.Flags().StringVar(&record, "record", "", "file to note in when it served")
+	return cmd
+}
+
+// migrateCommand is `tanist-lab migrate`: the demo's migration, which Tanist runs once per term
+// before the controller (run.migrate). It may run again.
+func migrateCommand() *cobra.Command {
+	var database string
+	cmd := &cobra.Command{
+		Use: "migrate", Short: "create the demo's table", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := pgx.Connect(cmd.Context(), database) // reads PGPASSWORD from the environment
+			if err != nil {
+				return fmt.Errorf("cannot reach the repository: %v", err)
+			}
+			_, err = conn.Exec(cmd.Context(), `CREATE TABLE IF NOT EXISTS lab.work
+				(n bigserial PRIMARY KEY, id text NOT NULL UNIQUE, term bigint NOT NULL, controller text NOT NULL)`)
+			return errors.Join(err, conn.Close(context.WithoutCancel(cmd.Context())))
+		},
+	}
+	cmd.Flags().StringVar(&database, "database", "", "repository, without its secret (that is in PGPASSWORD)")
 	return cmd
 }
 
@@ -97,7 +118,7 @@ func serveController(ctx context.Context, name, listen, database, record string)
 		w.WriteHeader(http.StatusNoContent)
 		d.hang.Store(true)
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: onlyLocal(os.Getenv("LAB_ONLY_LOCAL") == "true", mux), ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	fmt.Printf("%s serves on %s, term %d, pid %d\n", name, listen, term, os.Getpid())
@@ -112,6 +133,22 @@ func serveController(ctx context.Context, name, listen, database, record string)
 		return errors.Join(fmt.Errorf("cannot end cleanly: %v", err), srv.Close())
 	}
 	return nil
+}
+
+// onlyLocal refuses requests that do not come from this host, if it is asked to. In a service mesh,
+// only the mesh proxy next to the controller may reach it.
+func onlyLocal(asked bool, next http.Handler) http.Handler {
+	if !asked {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "only through the mesh", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // stuck holds a request until its client gives up, if the program was told to hang, and reports

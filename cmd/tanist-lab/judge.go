@@ -52,6 +52,15 @@ type probe struct {
 	Err            string // empty: a good response
 }
 
+func (p probe) line() string {
+	return fmt.Sprintf("%d %d %d %d %q %q", p.Sent, p.Answered, p.Answer.Term, p.Answer.PID, p.Answer.Name, p.Err)
+}
+
+func parseProbe(line string) (p probe, err error) {
+	_, err = fmt.Sscanf(line, "%d %d %d %d %q %q", &p.Sent, &p.Answered, &p.Answer.Term, &p.Answer.PID, &p.Answer.Name, &p.Err)
+	return p, err
+}
+
 // overlap returns how long a controller served after one of a newer term had started to serve: the
 // worst over all pairs of terms. Zero means that it never happened. Records of many processes of
 // one term count as one.
@@ -201,6 +210,11 @@ func readConfirmed(dir string) ([]confirmed, error) {
 
 // readLines calls f with the fields of each whole line of the files that match.
 func readLines(pattern string, f func([]string) error) error {
+	return readWhole(pattern, func(line string) error { return f(strings.Fields(line)) })
+}
+
+// readWhole calls f with each whole line of the files that match.
+func readWhole(pattern string, f func(string) error) error {
 	files, err := filepath.Glob(pattern)
 	if err != nil {
 		return err
@@ -219,7 +233,7 @@ func readLines(pattern string, f func([]string) error) error {
 			if err != nil {
 				break // the end, or a truncated line
 			}
-			if err := f(strings.Fields(line)); err != nil {
+			if err := f(line); err != nil {
 				return fmt.Errorf("cannot read the records: %s:%d: %v", name, n, err)
 			}
 		}

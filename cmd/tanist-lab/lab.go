@@ -249,7 +249,7 @@ func (l *lab) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.virtual = newVirtualProber(l.virtualURL, l.opts.probe, notes)
+	l.virtual = newVirtualProber(l.virtualURL, l.opts.probe, notes, nil)
 	l.story = &story{}
 
 	if err := l.repositoryUp(ctx); err != nil {

@@ -66,7 +66,8 @@ func run() int {
 	f.StringVar(&o.dir, "dir", "", "directory for everything; must not exist, is removed at the end (default: a temporary one)")
 	f.DurationVar(&o.probe, "probe", 10*time.Millisecond, "time between two requests to the virtual URL")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no events, only the results")
-	root.AddCommand(etcdCommand(), controllerCommand(), agentCommand())
+	root.AddCommand(etcdCommand(), controllerCommand(), migrateCommand(), agentCommand(), composeCommand(),
+		holdCommand(), watchCommand(), noteCommand(), hangCommand(), consulSetupCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "tanist-lab: %v\n", err)
 		if _, ok := errors.AsType[*usageError](err); ok || strings.HasPrefix(err.Error(), "unknown ") {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -16,15 +17,16 @@ type prober struct {
 	name  string
 	every time.Duration
 	send  func(ctx context.Context, n int) (answer, error)
+	file  *syncFile // notes the answers here instead of keeping them; nil: kept
 
 	mu   sync.Mutex
 	seen []probe
 }
 
 // newVirtualProber writes a row through the virtual URL with each request, over a new connection
-// like a new user; confirmed rows are recorded like the agents' work.
-func newVirtualProber(url string, every time.Duration, notes *syncFile) *prober {
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// like a new user; confirmed rows are recorded like the agents' work. A nil dial connects as usual.
+func newVirtualProber(url string, every time.Duration, notes *syncFile, dial func(ctx context.Context, network, address string) (net.Conn, error)) *prober {
+	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	run := election.BootClock()
 	return &prober{name: "the virtual URL", every: every, send: func(ctx context.Context, n int) (answer, error) {
 		id := fmt.Sprintf("user-%d-%d", run, n)
@@ -87,6 +89,12 @@ func (p *prober) run(ctx context.Context) {
 }
 
 func (p *prober) note(pr probe) {
+	if p.file != nil {
+		if err := p.file.line("%s", pr.line()); err != nil {
+			fmt.Printf("cannot note an answer of %s: %v\n", p.name, err)
+		}
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, pr)
