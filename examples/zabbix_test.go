@@ -39,7 +39,7 @@ func postgres(t *testing.T) []string {
 func needsZabbix(t *testing.T) {
 	t.Helper()
 	long(t)
-	needs(t, "zabbix-server-pgsql zabbix-agent zabbix-sender postgresql", "zabbix_server", "zabbix_agentd", "zabbix_sender", "psql", "createdb")
+	needs(t, "zabbix-server-pgsql zabbix-agent postgresql", "zabbix_server", "zabbix_agentd", "zabbix_sender", "psql", "createdb")
 }
 
 // TestZabbixMoves: the values of an agent's active check keep arriving after a planned move.
