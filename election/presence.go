@@ -327,11 +327,8 @@ func (p *Presence) take(ctx context.Context, name string) (other *Owner, e Entry
 		if e.Lease == p.lease && p.unchanged(name, e.Value) {
 			return nil, e, nil
 		}
-		owner := p.Owner(e.Value)
-		if owner.Ours && e.Lease == p.lease {
-			return nil, e, nil
-		}
-		if !owner.Ours && !owner.Gone {
+		// What is ours and not what was last written is a write that was given up, and has arrived since.
+		if owner := p.Owner(e.Value); !owner.Ours && !owner.Gone {
 			return &owner, e, nil
 		}
 	}

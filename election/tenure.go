@@ -62,6 +62,7 @@ type Tenure struct {
 	rebound    func()
 	save       func(Held) error
 	publishing bool // a write of the role key is under way
+	torn       bool // the role key was bound to a new lease, without the URL and the role word
 }
 
 // ValidUntil returns s+V, or zero if the lease is lost.
@@ -299,7 +300,7 @@ func (t *Tenure) rebind(ctx context.Context) (Proof, error) {
 	}
 	// If the outcome is unknown, the next renewal, of the new lease, shows it.
 	t.mu.Lock()
-	t.lease = lease
+	t.lease, t.torn = lease, true
 	rebound := t.rebound
 	t.mu.Unlock()
 	_ = t.remember()
@@ -392,7 +393,7 @@ func (t *Tenure) rewrite(ctx context.Context, next func(last State) State) error
 	t.mu.Lock()
 	t.publishing = false
 	if err == nil {
-		t.record = record
+		t.record, t.torn = record, false
 	}
 	t.mu.Unlock()
 	if err == nil {
@@ -420,7 +421,7 @@ func (t *Tenure) renew(ctx context.Context) {
 		proof, err := t.prove(ctx)
 		if errors.Is(err, ErrLost) && t.mayRebind() {
 			if proof, err = t.rebind(ctx); err == nil {
-				t.repair(ctx) // including the URL and the role word
+				t.repair(ctx) // including the URL and the role word; if that fails, the next renewal repairs
 			}
 		}
 		if ctx.Err() != nil {
@@ -465,7 +466,7 @@ func (t *Tenure) prove(ctx context.Context) (proof Proof, err error) {
 		t.elsewhere.Store(true)
 	}
 	t.mu.Lock()
-	outdated := err == nil && !t.publishing && is != t.record
+	outdated := err == nil && !t.publishing && (is != t.record || t.torn)
 	t.mu.Unlock()
 	if outdated {
 		t.repair(ctx)

@@ -64,16 +64,17 @@ func (c *chronicle) loop(ctx context.Context) {
 }
 
 func (c *chronicle) write(ctx context.Context, h election.History) error {
-	limited, cancel := context.WithTimeout(ctx, c.attempt)
+	limited, cancel := context.WithTimeout(ctx, 2*c.attempt)
 	defer cancel()
-	if h.When.IsZero() { // an earlier process of this sidecar recorded its beginning
-		began, err := c.began(limited, h)
-		if err != nil {
-			return err
-		}
-		h = began
+	e, err := c.keys.Get(limited, election.HistoryKey(h.Term))
+	if err != nil {
+		return err
 	}
-	if err := c.keys.Put(limited, election.Put{Key: election.HistoryKey(h.Term), Value: h.Encode()}); err != nil {
+	if h.When.IsZero() { // an earlier process of this sidecar recorded its beginning
+		h = began(e, h)
+	}
+	// By compare-and-swap: a write that was given up, and arrives after this one, must not undo it.
+	if err := c.keys.Put(limited, election.Put{Key: election.HistoryKey(h.Term), Value: h.Encode(), If: &e.Version}); err != nil {
 		return err
 	}
 	if h.Ended.IsZero() && h.Term > historyKept { // otherwise there are fewer
@@ -82,15 +83,11 @@ func (c *chronicle) write(ctx context.Context, h election.History) error {
 	return nil
 }
 
-// began adds the beginning of a reign, which an earlier process recorded, to its end.
-func (c *chronicle) began(ctx context.Context, h election.History) (election.History, error) {
-	e, err := c.keys.Get(ctx, election.HistoryKey(h.Term))
-	if err != nil {
-		return h, err
-	}
+// began adds the beginning of a reign, which an earlier process recorded in e, to its end.
+func began(e election.Entry, h election.History) election.History {
 	began, ok := readHistory(e)
 	if !ok || began.Term != h.Term {
-		return h, nil
+		return h
 	}
 	for _, again := range h.Restarts { // some were written before
 		if n := len(began.Restarts); n == 0 || again.At.After(began.Restarts[n-1].At) {
@@ -98,7 +95,7 @@ func (c *chronicle) began(ctx context.Context, h election.History) (election.His
 		}
 	}
 	began.Ended, began.EndedBy, began.EndDetect, began.EndStop = h.Ended, h.EndedBy, h.EndDetect, h.EndStop
-	return began, nil
+	return began
 }
 
 // readHistory decodes a record. ok is false if it is not one.

@@ -107,8 +107,10 @@ type reign struct {
 	history election.History
 	// unproven: whether the controller is gone is unknown, and its last deadline has passed.
 	unproven  bool
+	outdated  error          // the repository belongs to another term; assert writes it before it ends
 	unwell    atomic.Bool    // the latest health verdict
 	starting  sync.WaitGroup // what waits for the controller to be ready
+	inherited bool           // an earlier process published it as serving, so its end belongs into the history
 	served    bool           // the controller served, in this process or an earlier one
 	kept      bool           // the controller was left running for a later process
 	stranded  int            // starts in place because no other candidate could take over
@@ -142,6 +144,9 @@ func (r *reign) run(ctx context.Context) (err error) {
 	}
 	for {
 		err := r.serve(ctx, env, adopt)
+		if r.outdated != nil && ending(ctx) == nil {
+			return r.outdated // whatever else has failed at the same time: nothing of this term may start again
+		}
 		asked := restarted(err)
 		if cause := ending(ctx); asked != nil && cause != nil {
 			return cause // the reign ends, too, and nothing has failed
@@ -310,6 +315,7 @@ func (r *reign) adopt(ctx context.Context) (err error) {
 	if !ok {
 		return errors.New("cannot adopt the controller: its driver does not support it")
 	}
+	r.inherited = t.State() == election.StateServing
 	defer r.starting.Wait()
 	defer func() { r.stop(ctx, err) }()
 	if err := adopter.Adopt(ctx, t.Deadline()); err != nil {
@@ -595,6 +601,7 @@ func (r *reign) assert(ctx context.Context, behind chan<- error) {
 		err := r.cfg.Fence.Assert(limited, r.tenure.Term)
 		cancel()
 		if superseded(err) {
+			r.outdated = err
 			behind <- err
 			return
 		}
@@ -670,7 +677,7 @@ func (r *reign) stop(ctx context.Context, why error) {
 	}
 	r.history.EndStop = election.ToMillis(r.cfg.Clock().Sub(begun))
 	r.history.Ended, r.history.EndedBy = time.Now().UTC(), why.Error()
-	if r.served {
+	if r.served || r.inherited {
 		r.writeHistory()
 	}
 }

@@ -306,3 +306,25 @@ func TestAskersAreRememberedUpToABound(t *testing.T) {
 		t.Error("a repeated ask was accepted")
 	}
 }
+
+// TestRebindWithALostReplyBringsTheURLBack: the role key is bound to a new lease, and the reply to
+// that is lost, so the holder does not know. Found by the simulator, seed 307: the URL stayed absent.
+func TestRebindWithALostReplyBringsTheURLBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, a, _ := failsafe(t)
+		before := w.store.Value(election.URLKey)
+		a.client.Partition()
+		time.Sleep(10 * time.Second)
+		if w.store.Value(election.ActiveKey) != "" || before == "" {
+			t.Fatalf("the role key is still there, or there was no URL: %q", before)
+		}
+		a.client.LoseReplies(1, "Claim")
+		a.client.Heal()
+		w.wait(20*time.Second, "the role key is bound to a new lease", func() bool { return w.store.Value(election.ActiveKey) != "" })
+		time.Sleep(5 * time.Second)
+		if is := w.store.Value(election.URLKey); is != before {
+			t.Errorf("the URL is %q, and was %q", is, before)
+		}
+		w.finish()
+	})
+}

@@ -273,3 +273,37 @@ func TestPresenceRenewsWhenDueOnly(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestLateWriteOfAStatusIsPutRight: a write that its caller has given up on arrives after the next
+// one. Found by the simulator, seed 6000126: a serving controller was shown as stopping until its
+// state changed.
+func TestLateWriteOfAStatusIsPutRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := electiontest.NewStore()
+		us, name := store.Client("us"), election.ControllerKey("ctl-a")
+		p := &election.Presence{
+			Store: us, TTL: 5 * time.Second, Names: []string{name}, Recheck: true,
+			Owner: func([]byte) election.Owner { return election.Owner{Ours: true} },
+		}
+		p.Set(name, []byte("ready"))
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = p.Run(ctx) })
+		time.Sleep(time.Second)
+		us.DeliverLate(1, 6*time.Second, "Put")
+		p.Set(name, []byte("stopping"))
+		time.Sleep(3 * time.Second) // it is given up
+		p.Set(name, []byte("serving"))
+		time.Sleep(time.Second)
+		if is := store.Value(name); is != "serving" {
+			t.Errorf("the status is %q before the late write", is)
+		}
+		time.Sleep(10 * time.Second)
+		if is := store.Value(name); is != "serving" {
+			t.Errorf("the status is %q after the late write", is)
+		}
+		stop()
+		running.Wait()
+		time.Sleep(10 * time.Second)
+	})
+}

@@ -31,7 +31,9 @@ type host struct {
 	held   *election.Held // on its disk
 	boot   int            // in which that was written
 	known  election.Known
-	before string // incarnation of the last process
+	before string        // incarnation of the last process
+	newest election.Term // that a program began with here
+	told   election.Term // the highest term of the repository that a process here was told of, as higher than its own
 
 	process *process
 	starts  uint64
@@ -40,6 +42,7 @@ type host struct {
 	stuck   time.Time // until then no process of the program can be killed
 	bad     string    // what is wrong with the program's health
 	changed chan struct{}
+	reborn  func() // is called when the process has ended; nil: nothing is
 	settings
 }
 
@@ -69,7 +72,10 @@ func (h *host) until(i election.Instant) time.Duration {
 }
 
 // start boots a process of the sidecar. world.mu is not held.
-func (h *host) start(s settings) {
+func (h *host) start(s settings) { h.startTrapped(s, nil) }
+
+// startTrapped boots a process with a trap that set sets, with world.mu held.
+func (h *host) startTrapped(s settings, set func(p *process)) {
 	w := h.w
 	w.mu.Lock()
 	h.starts++
@@ -78,6 +84,9 @@ func (h *host) start(s settings) {
 		dead: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.process, h.settings = p, s
+	if set != nil {
+		set(p)
+	}
 	before, known := h.before, h.known
 	h.before = p.id
 	var resume *election.Held
@@ -88,8 +97,12 @@ func (h *host) start(s settings) {
 	w.processes = append(w.processes, p)
 	w.mu.Unlock()
 
-	p.slot = &driver{p: p}
+	p.slot = &driver{p: p, born: h.clock()}
 	slot := slots.NewSlot(p.slot)
+	var guard sidecar.Fence
+	if !w.open {
+		guard = fence{p}
+	}
 	p.sidecar = sidecar.New(sidecar.Config{
 		Cluster: "simulated", Name: h.name, URL: "http://" + h.name + ":8080", Host: h.name, Priority: s.priority, NoFailover: s.nofail,
 		Incarnation: p.id, Backend: client{p}, Timing: s.timing, OnStoreLoss: s.policy, Ask: p.ask,
@@ -99,7 +112,7 @@ func (h *host) start(s settings) {
 			return now
 		},
 		Memory: disk{p}, Resume: resume, Predecessor: before, Known: known, Remember: disk{p}.remember,
-		Controller: slot, Health: health{p}, Fence: fence{p}, Port: p.slot.port,
+		Controller: slot, Health: health{p}, Fence: guard, Port: p.slot.port,
 		StartTimeout: 5 * time.Second, StopTimeout: 2 * time.Second, Drain: s.drain, YieldWait: s.yield, FailoverInterval: s.pause,
 		RestartLocal: s.local, RestartWithin: time.Minute, FenceTimeout: 10 * time.Second,
 		Hook: func(context.Context, string, []string) error { p.pass("Hook"); return nil },
@@ -117,6 +130,10 @@ func (p *process) run(ctx context.Context) {
 		p.w.mu.Lock()
 		p.over, p.ended = true, err
 		p.host.exposed()
+		if then := p.host.reborn; then != nil {
+			p.host.reborn = nil
+			then()
+		}
 		if p.w.attended {
 			p.w.after(restartAfter, p.host.attend)
 		}

@@ -33,12 +33,11 @@ type process struct {
 	ended   error
 }
 
-// trap freezes or kills a process at a step.
+// trap lets something happen to a process at a step.
 type trap struct {
 	verb string // empty: any
 	skip int
-	rest time.Duration // zero: it is killed
-	set  bool
+	do   func() // with world.mu held; nil: there is no trap
 }
 
 var errKilled = errors.New("killed by SIGKILL")
@@ -75,21 +74,17 @@ func (p *process) pass(verb string) {
 // spring lets a trap snap, if verb is the step that it waits for.
 func (p *process) spring(verb string) {
 	t := &p.trap
-	if !t.set || t.verb != "" && t.verb != verb || t.verb == "" && verb == "clock" {
+	if t.do == nil || t.verb != "" && t.verb != verb || t.verb == "" && verb == "clock" {
 		return
 	}
 	if t.skip > 0 {
 		t.skip--
 		return
 	}
-	t.set = false
-	if t.rest == 0 {
-		p.w.timeline.add(p.id, "is killed at", verb)
-		p.kill()
-		return
-	}
-	p.w.timeline.add(p.id, "freezes at", verb, t.rest)
-	p.freeze(t.rest)
+	do := t.do
+	t.do = nil
+	p.w.timeline.add(p.id, "is trapped at", verb)
+	do()
 }
 
 // freeze stops the process for d, at least.

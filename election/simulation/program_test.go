@@ -19,12 +19,14 @@ type tree struct {
 	id   string
 	term election.Term
 
-	owner    *process // whose guard it is
-	parent   bool     // owner started it, so that it can wait for its orphans
+	owner    *process      // whose guard it is
+	parent   bool          // owner started it, so that it can wait for its orphans
+	lead     time.Duration // no deadline is further ahead than this when it is set
 	deadline election.Instant
 	timer    *time.Timer
 
 	begun, running, over bool
+	hidden               bool // a later process can't find it
 	excused              bool // what was to end it was frozen or dead all together: that is beyond the guarantees
 	started              chan struct{}
 	open                 chan struct{}
@@ -43,11 +45,14 @@ func (h *host) launch(p *process, term election.Term, deadline election.Instant)
 	h.runs++
 	c := h.w.seed.of(h.name, h.runs).of("run", 0)
 	t := &tree{
-		host: h, id: fmt.Sprintf("%s/%d", h.name, h.runs), term: term, owner: p, parent: true, deadline: deadline,
+		host: h, id: fmt.Sprintf("%s/%d", h.name, h.runs), term: term, owner: p, parent: true, deadline: deadline, lead: max(h.timing.Validity, h.timing.TTL),
 		started: make(chan struct{}), open: make(chan struct{}), exited: make(chan struct{}), gone: make(chan struct{}),
 		opensIn: c.of("opens", 0).between(time.Millisecond, 300*time.Millisecond),
 		stopsIn: c.of("stops", 0).between(time.Millisecond, 1500*time.Millisecond),
 		diesIn:  c.of("dies", 0).between(100*time.Microsecond, 20*time.Millisecond),
+	}
+	if c.of("many", 0).one(4) { // a big tree takes longer, but not longer than the guard has
+		t.diesIn = c.of("dies", 1).between(0, h.w.margin*3/4)
 	}
 	h.trace = t
 	h.w.after(c.of("forks", 0).between(time.Millisecond, 25*time.Millisecond), t.fork)
@@ -196,8 +201,9 @@ func (h *host) exposed() {
 
 // driver is the driver of one process of a sidecar, as package process has them. The [slots.Slot] is the real one.
 type driver struct {
-	p *process
-	t *tree // its own
+	p    *process
+	t    *tree // its own
+	born election.Instant
 }
 
 var _ slots.Driver = (*driver)(nil)
@@ -227,6 +233,9 @@ func (d *driver) Start(ctx context.Context, env []string, deadline election.Inst
 	if w.seed.of(d.p.id, d.p.count("start")).of("bad start", 0).one(200) {
 		w.mu.Unlock()
 		return errors.New("no such file")
+	}
+	if told := d.p.host.told; told >= term && !w.beyond {
+		w.violates("%s starts its program for term %d, although the repository told it of term %d", d.p.id, term, told)
 	}
 	t := d.p.host.launch(d.p, term, deadline)
 	d.t = t
@@ -357,6 +366,9 @@ func (d *driver) Adopt(ctx context.Context) error {
 	if t == nil {
 		return slots.ErrNothingToAdopt
 	}
+	if t.hidden {
+		return errors.New("the record of the program can't be read")
+	}
 	select { // a guard on its way is waited for
 	case <-t.started:
 	case <-t.exited:
@@ -394,7 +406,24 @@ func (d *driver) Settle(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
+	if t.hidden {
+		return d.outlast(ctx, t)
+	}
 	return d.finish(ctx, t, 0)
+}
+
+// outlast waits until every deadline that a guard that can't be found may have has passed. An earlier
+// process has set none since this one was started.
+func (d *driver) outlast(ctx context.Context, t *tree) error {
+	w := d.p.w
+	w.mu.Lock()
+	left := d.p.host.until(d.born.Add(t.lead)) + time.Millisecond
+	w.mu.Unlock()
+	if left > 0 && !d.p.wait(ctx, left) {
+		return ctx.Err()
+	}
+	d.forget(t)
+	return fmt.Errorf("the guard can't be found: %w", election.ErrUnproven)
 }
 
 func (d *driver) Detach(ctx context.Context, _ election.Instant) error {

@@ -13,6 +13,7 @@ import (
 // repository is the metadata repository behind its fence: begin, drain, open. world.mu is held during its methods.
 type repository struct {
 	term     election.Term
+	attempt  uint64 // of its holder to raise it; a late request of an earlier one changes nothing
 	by       string
 	opened   bool
 	highest  election.Term // that was ever opened
@@ -28,6 +29,11 @@ type behind struct{ term election.Term }
 func (b behind) Error() string                 { return fmt.Sprintf("the repository is at term %d", b.term) }
 func (b behind) RepositoryTerm() election.Term { return b.term }
 func (b behind) Superseded() bool              { return true }
+
+// overtaken is the answer to an attempt that is not the latest.
+type overtaken struct{ attempt uint64 }
+
+func (o overtaken) Error() string { return fmt.Sprintf("attempt %d is under way", o.attempt) }
 
 // fence is the repository as a process has it.
 type fence struct{ p *process }
@@ -46,47 +52,70 @@ func (f fence) ask(ctx context.Context, verb string, do func(r *repository) erro
 
 // Raise keeps trying while that may help.
 func (f fence) Raise(ctx context.Context, term election.Term) ([]string, error) {
-	name := f.p.host.name
+	name, attempt := f.p.host.name, uint64(1)
+	current := func(r *repository) error {
+		if r.term != term || r.by != name {
+			return behind{r.term}
+		}
+		if r.attempt != attempt {
+			return overtaken{r.attempt}
+		}
+		return nil
+	}
 	steps := []func(r *repository) error{
 		func(r *repository) error { // begin
-			if r.term > term || r.term == term && r.by != name {
+			switch {
+			case r.term > term || r.term == term && r.by != name:
 				return behind{r.term}
+			case r.term == term && r.attempt > attempt, r.term == term && r.attempt == attempt && r.opened:
+				return overtaken{r.attempt}
 			}
-			r.term, r.by, r.opened = term, name, false
+			r.term, r.by, r.attempt, r.opened = term, name, attempt, false
 			return nil
 		},
 		func(r *repository) error { // drain
-			if r.term != term {
-				return behind{r.term}
+			err := current(r)
+			if err == nil && !r.opened {
+				r.sessions = nil
 			}
-			r.sessions = nil
-			return nil
+			return err
 		},
 		func(r *repository) error { // open
-			if r.term != term || r.by != name {
-				return behind{r.term}
+			err := current(r)
+			if err == nil {
+				r.opened, r.highest = true, max(r.highest, term)
 			}
-			r.opened, r.highest = true, max(r.highest, term)
-			return nil
+			return err
 		},
 	}
-	for _, step := range steps {
-		for {
-			limited, cancel := context.WithTimeout(ctx, time.Second)
-			err := f.ask(limited, "Raise", step)
-			cancel()
-			if _, old := errors.AsType[behind](err); old {
-				return nil, err
-			}
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil || !f.p.wait(ctx, 100*time.Millisecond) {
-				return nil, fmt.Errorf("cannot fence the repository: %v", err)
-			}
+	for i := 0; i < len(steps); {
+		limited, cancel := context.WithTimeout(ctx, time.Second)
+		err := f.ask(limited, "Raise", steps[i])
+		cancel()
+		if b, old := errors.AsType[behind](err); old {
+			return nil, f.told(b)
+		}
+		if o, late := errors.AsType[overtaken](err); late { // by an earlier process, or before a restart in place
+			attempt, i = o.attempt+1, 0
+			continue
+		}
+		if err == nil {
+			i++
+			continue
+		}
+		if ctx.Err() != nil || !f.p.wait(ctx, 100*time.Millisecond) {
+			return nil, fmt.Errorf("cannot fence the repository: %v", err)
 		}
 	}
 	return []string{fmt.Sprintf("PGPASSWORD=%d", term)}, nil
+}
+
+// told notes that the process has learned of another term.
+func (f fence) told(b behind) error {
+	f.p.w.mu.Lock()
+	f.p.host.told = max(f.p.host.told, b.term)
+	f.p.w.mu.Unlock()
+	return b
 }
 
 func (f fence) Assert(ctx context.Context, term election.Term) error {
@@ -95,16 +124,20 @@ func (f fence) Assert(ctx context.Context, term election.Term) error {
 		is := f.p.w.repository.term
 		f.p.w.mu.Unlock()
 		if is != term {
-			return behind{is}
+			return f.told(behind{is})
 		}
 		return nil
 	}
-	return f.ask(ctx, "Assert", func(r *repository) error {
+	err := f.ask(ctx, "Assert", func(r *repository) error {
 		if r.term != term {
 			return behind{r.term}
 		}
 		return nil
 	})
+	if b, old := errors.AsType[behind](err); old {
+		return f.told(b)
+	}
+	return err
 }
 
 func (f fence) Close(ctx context.Context, term election.Term) error {
@@ -137,6 +170,9 @@ func (f fence) quiet() bool {
 // work is a program at work: it logs in, and commits now and then. What it sends may be long under way.
 func (w *world) work(t *tree) {
 	r := w.repository
+	if w.open {
+		return
+	}
 	if r.term == t.term && r.opened && r.by == t.host.name {
 		r.sessions = append(r.sessions, t)
 	}

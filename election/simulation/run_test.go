@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tanist/tanist/election"
 )
 
 // outcome is what came of one seed.
@@ -44,8 +46,9 @@ func play(t *testing.T, seed uint64, keep bool, skip map[int]bool) (o outcome) {
 
 func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 	w := newWorld(t.Context(), seed, keep)
-	f := &fates{world: w, dice: w.seed.dice("fates"), plan: planOf(w.seed), skip: skip}
-	w.beyond = f.plan.beyond
+	f := &fates{world: w, dice: w.seed.dice("fates"), course: &course{plan: planOf(w.seed), kinds: kinds(), skip: skip}}
+	f.bag = bagOf(f.plan, w.seed, f.kinds)
+	w.beyond, w.open, w.strict = f.plan.beyond, f.plan.open, f.plan.alike && f.plan.policy == election.StoreLossStop && !f.plan.keep
 	w.store = newStore(w, f.plan.consul)
 	if f.plan.consul && f.IntN(2) == 0 {
 		w.store.lockDelay = f.between(0, 15*time.Second)
@@ -54,9 +57,13 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 	if f.settings, err = timings(f.plan); err != nil {
 		t.Fatal(err)
 	}
+	w.margin = f.settings[0].KillMargin()
+	for _, t := range f.settings {
+		w.margin = min(w.margin, t.KillMargin())
+	}
 	for i := range f.plan.hosts {
 		h := &host{
-			w: w, name: fmt.Sprintf("ctl-%c", 'a'+i), rate: 1 + (f.Float64()-0.5)*0.019, booted: w.now().Add(-time.Duration(f.Int64N(1e15))),
+			w: w, name: fmt.Sprintf("ctl-%c", 'a'+i), rate: f.rate(), booted: w.now().Add(-time.Duration(f.Int64N(1e15))),
 			cgroup: f.IntN(2) == 0, changed: make(chan struct{}), link: &link{w: w}, toRepository: &link{w: w}, toPeers: &link{w: w},
 		}
 		w.hosts = append(w.hosts, h)
@@ -76,6 +83,7 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 		}
 		f.settle()
 		w.quiet(bound)
+		w.rests(f.rest())
 		if len(w.wrong) > 0 {
 			break
 		}
@@ -91,6 +99,23 @@ func playIn(t *testing.T, seed uint64, keep bool, skip map[int]bool) outcome {
 		o.story = w.timeline.String()
 	}
 	return o
+}
+
+// rest is how long it may take, once one serves, until everything in the store is right.
+func (f *fates) rest() time.Duration {
+	longest := time.Duration(0)
+	for _, t := range f.settings {
+		longest = max(longest, 5*t.RenewEvery+2*t.TTL)
+	}
+	return longest + 10*time.Second
+}
+
+// rate draws the rate of a host's clock.
+func (f *fates) rate() float64 {
+	if f.plan.apart {
+		return pick(f.dice, 0.9902, 1.0098)
+	}
+	return 1 + (f.Float64()-0.5)*0.019
 }
 
 // bound is how long it may take after the last fault until one serves.

@@ -40,7 +40,7 @@ func duration() time.Duration {
 }
 
 // inCI is how many seeds are played if nothing is said: the same ones every time.
-const inCI = 1000
+const inCI = 500
 
 // player returns the binary that plays seeds.
 func player(t *testing.T) string {

@@ -24,6 +24,9 @@ type store struct {
 	snap    election.Snapshot
 	hints   []*watcher
 
+	waiting []waiting     // for events
+	claimed election.Term // the newest reign that was ever begun here
+
 	full      bool      // takes no writes
 	claimable time.Time // Consul's lock-delay
 	lockDelay time.Duration
@@ -42,6 +45,29 @@ type lease struct {
 	ends  time.Time
 	timer *time.Timer
 	over  bool
+}
+
+// waiting is something that happens at an event.
+type waiting struct {
+	what string
+	skip int
+	do   func(by string)
+}
+
+// event is an event that faults may wait for.
+func (s *store) event(what, by string) {
+	for i := 0; i < len(s.waiting); i++ {
+		switch w := &s.waiting[i]; {
+		case w.what != what:
+		case w.skip > 0:
+			w.skip--
+		default:
+			do := w.do
+			s.waiting = append(s.waiting[:i:i], s.waiting[i+1:]...)
+			i--
+			s.w.after(0, func() { do(by) }) // not within a transaction
+		}
+	}
 }
 
 type watcher struct {
@@ -76,6 +102,9 @@ func (s *store) put(version election.Version, key string, value []byte, id elect
 func (s *store) del(version election.Version, key string) {
 	if _, there := s.keys[key]; !there {
 		return
+	}
+	if a := s.snap.Active; key == election.ActiveKey && a != nil {
+		s.event("loses the role key", a.Controller)
 	}
 	s.rev = version
 	delete(s.keys, key)
@@ -188,7 +217,34 @@ func (s *store) check(l *lease) {
 		l.timer.Reset(left)
 		return
 	}
+	if a := s.snap.Active; a != nil && s.snap.ActiveLease == l.id && s.w.strict && !s.w.beyond {
+		for _, t := range s.w.running {
+			if t.host.name == a.Controller && t.term == a.Term && !t.excused {
+				s.w.violates("the lease of %s ends in the store, while %s runs", a.Controller, t.id)
+			}
+		}
+	}
 	s.revoke(l.id, true)
+}
+
+// counts checks the counter in a term record that a sidecar writes.
+func (s *store) counts(value []byte) {
+	before := s.snap
+	if _, there := s.keys[election.TermKey]; !there || before.TermBad != nil {
+		return
+	}
+	after := election.SnapshotOf([]election.Entry{{Key: election.TermKey, Value: value, Version: 1}})
+	if after.TermBad != nil || after.Breadcrumb.Term < before.Breadcrumb.Term {
+		s.w.violates("a sidecar writes %q over term %d", value, before.Breadcrumb.Term)
+	}
+}
+
+// begins checks a reign that begins, or goes on under a new lease.
+func (s *store) begins(a election.Active) {
+	if a.Term < s.claimed && !s.w.rewound {
+		s.w.violates("the role key goes back from term %d to term %d of %s", s.claimed, a.Term, a.Controller)
+	}
+	s.claimed = max(s.claimed, a.Term)
 }
 
 // prolong renews a lease.
@@ -335,6 +391,8 @@ func (s *store) claim(c election.Claim) error {
 		return fmt.Errorf("%w: %w", election.ErrConflict, election.ErrNotYet)
 	}
 	version := s.next()
+	s.counts(c.Breadcrumb.Encode())
+	s.begins(c.Active)
 	s.put(version, election.TermKey, c.Breadcrumb.Encode(), "")
 	s.put(version, election.ActiveKey, c.Active.Encode(), c.Lease)
 	s.beat(version, c.Beat, c.Lease)
@@ -344,6 +402,7 @@ func (s *store) claim(c election.Claim) error {
 		s.del(version, election.RoleWordKey(c.Previous))
 	}
 	s.w.timeline.add(c.Active.Controller, "claims term", int(c.Active.Term))
+	s.event("claims", c.Active.Controller)
 	return nil
 }
 
@@ -373,6 +432,7 @@ func (s *store) publish(id election.LeaseID, a election.Active) error {
 		s.del(version, election.RoleWordKey(a.Controller))
 	}
 	s.w.timeline.add(a.Controller, "publishes", string(a.State), int(a.Term))
+	s.event("publishes", a.Controller)
 	return nil
 }
 
@@ -385,12 +445,14 @@ func (s *store) release(r election.Release) error {
 		return election.ErrConflict
 	}
 	version := s.next()
+	s.counts(r.Breadcrumb.Encode())
 	s.put(version, election.TermKey, r.Breadcrumb.Encode(), "")
 	for _, key := range []string{election.ActiveKey, election.URLKey, election.BeatKey, election.RoleWordKey(r.Breadcrumb.Controller)} {
 		s.del(version, key)
 	}
 	s.revoke(r.Lease, false)
 	s.w.timeline.add(r.Breadcrumb.Controller, "releases term", int(r.Breadcrumb.Term), r.Breadcrumb.Clean)
+	s.event("releases", r.Breadcrumb.Controller)
 	return nil
 }
 
@@ -404,6 +466,8 @@ func (s *store) handOver(id election.LeaseID, h election.HandOver) error {
 		return election.ErrConflict
 	}
 	version := s.next()
+	s.counts(h.Breadcrumb.Encode())
+	s.begins(h.Active)
 	s.put(version, election.TermKey, h.Breadcrumb.Encode(), "")
 	s.put(version, election.ActiveKey, h.Active.Encode(), h.Lease)
 	s.beat(version, h.Beat, h.Lease)
@@ -412,6 +476,7 @@ func (s *store) handOver(id election.LeaseID, h election.HandOver) error {
 	}
 	s.revoke(id, false)
 	s.w.timeline.add(h.From, "hands over to", h.Active.Controller, int(h.Active.Term))
+	s.event("hands over", h.Active.Controller)
 	return nil
 }
 
@@ -422,6 +487,9 @@ func (s *store) set(p election.Put) error {
 	}
 	if p.Lease != "" && s.leases[p.Lease] == nil {
 		return election.ErrLost
+	}
+	if p.Key == election.TermKey {
+		s.counts(p.Value)
 	}
 	s.put(s.next(), p.Key, p.Value, p.Lease)
 	return nil

@@ -27,14 +27,19 @@ type world struct {
 	running    []*tree
 	pending    sync.WaitGroup // of what is under way
 
-	attended bool // sidecars that end are started again, as their service manager would do
-	beyond   bool // faults that the guarantees do not cover happen: the fence alone must hold
-	newest   election.Term
-	opened   map[string]bool // of which controllers and terms a program was ever open
-	served   time.Time       // somebody served, last
-	wrong    []string
-	wrongAt  time.Duration
-	figures  figures
+	attended  bool          // sidecars that end are started again, as their service manager would do
+	beyond    bool          // faults that the guarantees do not cover happen: the fence alone must hold
+	open      bool          // there is no repository, and no fence
+	strict    bool          // nobody goes on without the store
+	rewound   bool          // somebody has set the store's term back
+	scribbled bool          // somebody has written or removed other keys
+	margin    time.Duration // that every guard has to end its tree
+	newest    election.Term
+	opened    map[string]bool // of which controllers and terms a program was ever open
+	served    time.Time       // somebody served, last
+	wrong     []string
+	wrongAt   time.Duration
+	figures   figures
 }
 
 // figures is what a run, or many, amounts to.
@@ -124,7 +129,11 @@ func (w *world) began(t *tree) {
 	if t.term > w.newest {
 		w.figures.Takeovers++
 	}
-	if t.term < w.newest && !w.beyond {
+	if t.term < t.host.newest {
+		w.violates("%s begins with term %d after term %d on the same host", t.id, t.term, t.host.newest)
+	}
+	t.host.newest = max(t.host.newest, t.term)
+	if t.term < w.newest && !w.beyond && (!w.open || !w.rewound) {
 		w.violates("%s begins with term %d after term %d", t.id, t.term, w.newest)
 	}
 	w.newest = max(w.newest, t.term)
@@ -144,7 +153,8 @@ func (w *world) ended(t *tree) {
 	}
 }
 
-// serves reports whether a program runs that is open and that the store sends users to.
+// serves reports whether a program runs that is open, that can use the repository, and that the store
+// sends users to.
 func (w *world) serves() *tree {
 	a := w.store.snap.Active
 	if !a.Serving() {
@@ -154,12 +164,67 @@ func (w *world) serves() *tree {
 		if t.host.name == a.Controller && t.term == a.Term {
 			select {
 			case <-t.open:
-				return t
+				if w.open || slices.Contains(w.repository.sessions, t) {
+					return t
+				}
 			default:
 			}
 		}
 	}
 	return nil
+}
+
+// rests waits without a fault until everything in the store is as it must be, at most limit.
+func (w *world) rests(limit time.Duration) {
+	if len(w.wrong) > 0 {
+		return
+	}
+	for begun := w.now(); ; time.Sleep(100*time.Millisecond + 7*time.Nanosecond) {
+		w.mu.Lock()
+		why := w.restless()
+		if why != "" && w.now().Sub(begun) > limit {
+			w.violates("%v after one serves, %s", limit, why)
+		}
+		done := why == "" || len(w.wrong) > 0
+		w.mu.Unlock()
+		if done {
+			return
+		}
+	}
+}
+
+// restless returns what in the store is not as it must be when nothing happens.
+func (w *world) restless() string {
+	s := w.store
+	a, b := s.snap.Active, s.snap.Breadcrumb
+	switch {
+	case w.serves() == nil:
+		return "nobody serves"
+	case s.snap.TermBad != nil:
+		return "the term record can't be read"
+	case b.Controller != a.Controller || b.Of() != a.Term || b.Clean:
+		return fmt.Sprintf("the term record is not that of term %d of %s: %q", a.Term, a.Controller, s.keys[election.TermKey].value)
+	case w.scribbled:
+		return "" // nobody promises that what only people read is repaired
+	case string(s.keys[election.URLKey].value) != a.URL:
+		return fmt.Sprintf("the URL is %q", s.keys[election.URLKey].value)
+	}
+	for _, h := range w.hosts {
+		role := election.RolePassive
+		if h.name == a.Controller {
+			role = election.RoleActive
+		}
+		// The claim that follows a holder removes its role word, even one that its next process has written.
+		is := string(s.keys[election.RoleWordKey(h.name)].value)
+		if h.process.lives() && is != string(role) && (is != "" || role == election.RoleActive) {
+			return fmt.Sprintf("the role of %s is %q", h.name, is)
+		}
+		c, err := election.DecodeController(s.keys[election.ControllerKey(h.name)].value)
+		if h.process.lives() && (err != nil || c.Name != h.name || c.Role != role || c.Incarnation != h.process.id) {
+			return fmt.Sprintf("the status of %s is %q", h.name, s.keys[election.ControllerKey(h.name)].value)
+		}
+	}
+	return ""
 }
 
 // quiet waits without a fault until one serves, at most limit.
@@ -274,7 +339,7 @@ func (w *world) move(limit time.Duration) {
 		w.violates("nobody serves, although nothing has happened since one did")
 		return
 	}
-	if now.running && !slices.Contains(w.repository.sessions, now) {
+	if now.running && !w.open && !slices.Contains(w.repository.sessions, now) {
 		w.violates("%s serves, and cannot use the repository", now.id)
 	}
 	for _, t := range []*tree{before, now} {
