@@ -41,9 +41,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	printed := &output{to: out}
+	root.SetOut(printed)
 	root.SetErr(errOut)
 	err := execute(ctx, root)
+	if err == nil && printed.err != nil {
+		err = exit.Errorf(exit.Failure, "cannot write the output: %v", printed.err)
+	}
 	code := exit.Code(err)
 	var problems config.Problems
 	switch {
@@ -54,6 +58,20 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		complain(errOut, "tanist: "+err.Error())
 	}
 	return code
+}
+
+// output is the standard output of a command. A script must not take for the whole what was cut.
+type output struct {
+	to  io.Writer
+	err error // the first
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // complain prints why a command failed, but does not block forever on the output.
