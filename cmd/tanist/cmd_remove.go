@@ -63,6 +63,10 @@ func removeCluster(ctx context.Context, in io.Reader, out io.Writer, r reading, 
 	}
 	fmt.Fprintf(out, "This removes the %d keys of %s, which has reached term %d. A cluster that is started under this name again begins with the\n"+
 		"highest term that its sidecars' state directories or its repository know, or with 1 if they know none.\n", len(entries), r.cluster, r.snap.Breadcrumb.Term)
+	if last := r.snap.Breadcrumb; last.Of() > 0 && !last.Clean {
+		fmt.Fprintf(out, "The reign of %s, term %d, has not ended clean: its controller may still run without the store. Make sure that it does not.\n",
+			lastHolder(r.snap), last.Of())
+	}
 	if !yes {
 		if err := confirm(ctx, in, out, "Type the name of the cluster to remove it:", r.cluster); err != nil {
 			return err
