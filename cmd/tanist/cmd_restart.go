@@ -125,7 +125,9 @@ func (r *restart) roll(ctx context.Context) error {
 	for i, to := range steps {
 		fmt.Fprintf(out, "%d of %d: %s\n", i+1, len(steps), clean(to))
 		if err := r.moveTo(ctx, to); err != nil {
-			fmt.Fprintf(out, "%s was active at first: `tanist switchover --to %[1]s` moves it back.\n", clean(first))
+			if i > 0 || ctx.Err() != nil || exit.Code(err) == exit.InProgress { // else nothing was moved
+				fmt.Fprintf(out, "%s was active at first: `tanist switchover --to %[1]s` moves it back.\n", clean(first))
+			}
 			return exit.Errorf(exit.Code(err), "step %d of %d, to %s: %v", i+1, len(steps), to, err)
 		}
 	}
