@@ -30,7 +30,8 @@ var (
 type result struct {
 	Seed      uint64        `json:"seed,omitempty"`
 	Found     string        `json:"found,omitempty"`     // what the suite said; empty: it was not found
-	Tried     string        `json:"tried,omitempty"`     // how long it was looked for in vain
+	Tried     string        `json:"tried,omitempty"`     // how long it was looked for in vain, with the mutant's own suite
+	Suite     string        `json:"suite,omitempty"`     // that convicted it
 	At        time.Duration `json:"at,omitempty"`        // of simulated time, in the run that found it
 	Simulated time.Duration `json:"simulated,omitempty"` // in all
 	Runs      int           `json:"runs,omitempty"`
@@ -182,7 +183,16 @@ func (c *court) convict(t *testing.T, m mutant) (result, error) {
 	if suite == nil {
 		return result{}, fmt.Errorf("there is no suite %q", m.suite)
 	}
-	return suite(c, t, m)
+	r, err := suite(c, t, m)
+	if err == nil {
+		r.Suite = m.suite
+	}
+	if err == nil || m.model == "" || m.suite == "model" {
+		return r, err
+	}
+	r, failed := c.model(t, m)
+	r.Suite, r.Tried = "model", err.Error()
+	return r, failed
 }
 
 // model lets Spin find a counterexample in the model that has the same rule off. The patch is not run.

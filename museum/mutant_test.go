@@ -15,7 +15,7 @@ type mutant struct {
 	rule  string // that it breaks, as a sentence
 	from  string // where the rule, or the defect, comes from
 	suite string // that convicts it
-	model string // for the suite model: the model and its mutant, as in "lease/OLD_SIGHT"
+	model string // where the same rule is off in a model, as in "lease/OLD_SIGHT": for the suite model, or if the other does not find it
 	reach string // why no suite can; empty: one does
 	twin  string // of one that is out of reach: the mutant that has the rule that covers for it off, too
 	hunks []hunk
@@ -68,8 +68,8 @@ func parse(name, text string) (mutant, error) {
 	if !found || m.rule == "" || m.from == "" || m.suite == "" && m.reach == "" {
 		return m, fmt.Errorf("cannot read the patch: it needs rule, from, suite (or out of reach), and a hunk")
 	}
-	if (m.suite == "model") != (m.model != "") || m.reach == "" && m.twin != "" {
-		return m, fmt.Errorf("cannot read the patch: the key model goes with the suite model, and twin with out of reach")
+	if m.suite == "model" && m.model == "" || m.reach == "" && m.twin != "" {
+		return m, fmt.Errorf("cannot read the patch: the suite model needs the key model, and twin goes with out of reach")
 	}
 	for part := range strings.SplitSeq(body, "\n@@ ") {
 		file, lines, _ := strings.Cut(part, "\n")

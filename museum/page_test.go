@@ -57,7 +57,8 @@ const introduction = `# Bug museum
 Each row is a mutant: the code with one guard or rule switched off, or with a known defect put back in. The patches are
 in [museum/mutants](../museum/mutants). They are applied to copies of the files; the product never contains them. The
 suite in the row convicted the mutant under random faults. It knows nothing of the mutant, and no unit test counts. With
-the suite *model*, Spin finds a counterexample in the model that has the same rule off; the patch itself is not run.
+the suite *model*, Spin finds a counterexample in the model that has the same rule off; the patch itself is not run, or
+the simulation has not found it yet.
 
 ` + "```" + `
 task museum                          # convict every mutant, and rewrite this page
@@ -92,12 +93,15 @@ func text(all []mutant, known map[string]result) string {
 		if m.reach != "" || r.Found == "" {
 			continue
 		}
-		seed := "–"
+		seed, suite := "–", m.suite
+		if r.Suite != "" {
+			suite = r.Suite
+		}
 		if r.Seed != 0 {
 			seed = fmt.Sprint(r.Seed)
 		}
 		fmt.Fprintf(&b, "| [%s](../museum/mutants/%s.patch) | %s | %s | %s | %s | %s | %s | %s |\n",
-			m.name, m.name, m.rule, m.from, m.suite, seed, long(r.Simulated), r.Real.Round(time.Millisecond), strings.ReplaceAll(seen(r), "|", "\\|"))
+			m.name, m.name, m.rule, m.from, suite, seed, long(r.Simulated), r.Real.Round(time.Millisecond), strings.ReplaceAll(seen(r), "|", "\\|"))
 	}
 	if missing > 0 {
 		b.WriteString("\n## Not found yet\n\nThe simulator is too weak for these, or they need more time, or another rule covers for the one that is off.\n\n")
