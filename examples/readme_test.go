@@ -90,36 +90,11 @@ func readme(t *testing.T, example string, env ...string) session {
 		t.Fatalf("the README of %s: %v, %v\n%s", example, err, readErr, printed)
 	}
 	t.Logf("what the README of %s prints:\n%s", example, printed)
-	return session{cmd.Dir, string(printed), cmd.Env}
+	return session{cmd.Dir, string(printed)}
 }
 
 // session is what the commands of a README left behind.
-type session struct {
-	dir, output string
-	env         []string
-}
-
-// start starts a program in the session, as the README would have.
-func (s session) start(t *testing.T, name string, args ...string) *testbed.Process {
-	t.Helper()
-	return testbed.Start(t, s.command(t, name, args))
-}
-
-func (s session) command(t *testing.T, name string, args []string) *exec.Cmd {
-	cmd := exec.CommandContext(t.Context(), "/usr/bin/env", append([]string{name}, args...)...) // env looks in the session's PATH
-	cmd.Dir, cmd.Env = s.dir, s.env
-	return cmd
-}
-
-// run runs a program in the session, and returns what it printed.
-func (s session) run(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := s.command(t, name, args).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
+type session struct{ dir, output string }
 
 // end ends a group of processes: it asks them, waits until they are gone, and kills what remains.
 func end(t *testing.T, group int) {
