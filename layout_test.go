@@ -323,7 +323,7 @@ func TestOneWordPerConcept(t *testing.T) {
 // only among keys.
 func TestOnlyElectionKnowsKeyNames(t *testing.T) {
 	keys := []string{"active", "url", "beat", "term", "heir", "request", "pause", "settings"}
-	prefixes := []string{"role/", "controllers/", "agents/", "history/", "tanist/", "/tanist/"}
+	prefixes := []string{"role/", "controllers/", "agents/", "history/", "audit/", "notices/", "tanist/", "/tanist/"}
 	verbs := []string{"Get", "List", "Put", "Delete", "OpGet", "OpPut", "OpDelete", "Watch", "kv", "set", "bind", "lock", "bound", "absent", "unchanged", "remove", "get"}
 	text := func(e ast.Expr) string {
 		if lit, ok := e.(*ast.BasicLit); ok && lit.Kind == token.STRING {

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +33,9 @@ type Answer func() (yes bool, more any)
 // Document returns the document for a path. An error becomes a 503.
 type Document func(ctx context.Context) (any, error)
 
+// Item returns the document of an id. An error that is not a [*Refusal] becomes a 503.
+type Item func(ctx context.Context, id string) (any, error)
+
 // Config is what a server serves.
 type Config struct {
 	// Answers, by path ("/active"). They must not block.
@@ -39,6 +46,16 @@ type Config struct {
 	Streams map[string]Stream
 	// Private are documents that [Config.Open] does not open: what a program writes may be secret.
 	Private map[string]Document
+	// Items, by path with {id} ("/v1/operations/{id}"), are one of several documents each. Open does
+	// not open them.
+	Items map[string]Item
+	// Writes, by pattern ("POST /v1/switchover"), change something. Without grants, only root and our
+	// own user may use them, at the Unix socket.
+	Writes map[string]Write
+	// Grants give roles to clients.
+	Grants []Grant
+	// Described has what the OpenAPI description says of the other routes, by path.
+	Described map[string]Description
 	// Secret, if set, signs a document when the request carries a nonce. Other hosts may read
 	// documents if they prove that they have it.
 	Secret election.Secret
@@ -61,6 +78,8 @@ type Config struct {
 // ListenAgentCheck, and call Run.
 type Server struct {
 	cfg    Config
+	mux    *http.ServeMux
+	routes []route
 	http   http.Server
 	web    []net.Listener
 	checks []net.Listener
@@ -83,43 +102,100 @@ const (
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, ending: make(chan struct{})}
+	s := &Server{cfg: cfg, ending: make(chan struct{}), mux: http.NewServeMux()}
 	s.end = sync.OnceFunc(func() { close(s.ending) })
-	mux := http.NewServeMux()
+	s.readRoutes()
+	var denied denials
+	for pattern, w := range cfg.Writes {
+		method, path, _ := strings.Cut(pattern, " ")
+		r := route{method: method, path: path, Description: Description{Summary: w.Summary, Returns: w.Returns}, role: w.Role, answers: "write"}
+		if w.Body != nil {
+			r.body = w.Body()
+		}
+		s.route(pattern, r, cfg.writeHandler(pattern, w, &denied))
+	}
+	for pattern, handler := range cfg.Handlers {
+		method, path, _ := strings.Cut(pattern, " ")
+		s.route(pattern, route{method: method, path: path, Description: cfg.Described[path], answers: "json"}, handler)
+	}
+	slices.SortFunc(s.routes, func(a, b route) int { return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.method, b.method)) })
+	// Unknown paths get a problem document like every other error.
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		Problem(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %.200q for %s", r.URL.Path, r.Method))
+	})
+	s.http = http.Server{
+		Handler: limited(s.mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ConnContext: withPeer,
+	}
+	return s
+}
+
+// readRoutes adds the routes that change nothing.
+func (s *Server) readRoutes() {
+	cfg := s.cfg
+	get := func(path, answers string, role Role) route {
+		return route{method: http.MethodGet, path: path, Description: cfg.Described[path], role: role, answers: answers}
+	}
 	for path, answer := range cfg.Answers {
-		mux.Handle(exact(path), answerHandler(answer, cfg.trusts))
+		s.route(exact(path), get(path, "yes", RoleNone), answerHandler(answer, cfg.trusts))
 	}
 	places := make(chan struct{}, documentsAtOnce)
 	for path, document := range cfg.Documents {
-		mux.Handle(path, cfg.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
+		s.route(path, get(path, "json", RoleViewer), cfg.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
 	}
 	seats := make(chan struct{}, streamsAtOnce)
 	for path, stream := range cfg.Streams {
-		mux.Handle(path, cfg.guarded(s.streamHandler(stream, seats)))
+		s.route(path, get(path, "events", RoleViewer), cfg.guarded(s.streamHandler(stream, seats)))
 	}
 	closed := cfg
 	closed.Open = false
 	for path, document := range cfg.Private {
-		mux.Handle(path, closed.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
+		s.route(path, get(path, "json", RoleViewer), closed.guarded(documentHandler(document, places, signer(cfg.Secret, path))))
 	}
-	for pattern, handler := range cfg.Handlers {
-		mux.Handle(pattern, handler)
+	for path, item := range cfg.Items {
+		s.route(path, get(path, "json", RoleViewer), closed.guarded(itemHandler(item)))
 	}
 	if len(cfg.Metrics) > 0 {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(cfg.Metrics...)
-		mux.Handle("/metrics", cfg.guarded(reading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))))
+		r := get("/metrics", "text", RoleViewer)
+		r.Summary = "Metrics for Prometheus"
+		s.route("/metrics", r, cfg.guarded(reading(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))))
 	}
-	// Unknown paths get a problem document like every other error.
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		Problem(w, http.StatusNotFound, fmt.Sprintf("there is nothing at %.200q for %s", r.URL.Path, r.Method))
-	})
-	s.http = http.Server{
-		Handler: limited(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
-	return s
+	r := get(OpenAPIPath, "json", RoleNone)
+	r.Summary = "This description"
+	s.route(OpenAPIPath, r, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		write(w, http.StatusOK, "application/json", description(s.routes))
+	})))
 }
+
+// route adds a route, and its description. Nothing else does, so every route is described.
+func (s *Server) route(pattern string, r route, handler http.Handler) {
+	s.mux.Handle(pattern, handler)
+	s.routes = append(s.routes, r)
+}
+
+// itemHandler shows one of several documents.
+func itemHandler(item Item) http.Handler {
+	return reading(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), documentTimeout)
+		defer cancel()
+		doc, err := item(ctx, r.PathValue("id"))
+		if refusal, ok := errors.AsType[*Refusal](err); ok {
+			Problem(w, refusal.Status, refusal.Detail)
+			return
+		}
+		if err != nil {
+			Problem(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		write(w, http.StatusOK, "application/json", doc)
+	}))
+}
+
+// ServeHTTP implements [http.Handler]: it serves a request that some other listener accepted.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }
 
 // limited bounds the size of a request. No legitimate request is long.
 func limited(next http.Handler) http.Handler {
@@ -149,6 +225,20 @@ func (s *Server) Listen(address string) (net.Addr, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %v", address, plain(err))
 	}
 	s.web = append(s.web, netutil.LimitListener(l, webAtOnce))
+	return l.Addr(), nil
+}
+
+// ListenTLS is [Server.Listen] over TLS. CAFile of files is the authority of client certificates.
+func (s *Server) ListenTLS(address string, files election.TrustFiles) (net.Addr, error) {
+	over, err := serverTLS(files)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %v", address, plain(err))
+	}
+	s.web = append(s.web, tls.NewListener(netutil.LimitListener(l, webAtOnce), over))
 	return l.Addr(), nil
 }
 
@@ -323,8 +413,8 @@ func write(w http.ResponseWriter, status int, kind string, v any) {
 	_, _ = w.Write(append(body, '\n')) // the client may have gone
 }
 
-// ListenUnix makes the server listen on a Unix socket for its own user and group only. It replaces
-// a socket on which nobody listens. A socket in use, or one that this process may not use, is an
+// ListenUnix makes the server listen on a Unix socket: for its own user and group only, or for
+// everybody if there are grants to users or groups. It replaces a socket on which nobody listens. A socket in use, or one that this process may not use, is an
 // error.
 func (s *Server) ListenUnix(path string) error {
 	fail := func(err error) error { return fmt.Errorf("cannot listen on %s: %v", path, plain(err)) }
@@ -364,13 +454,17 @@ func (s *Server) ListenUnix(path string) error {
 		return fail(err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(hidden, 0o660); err == nil { //nolint:gosec // group access is intended
+	mode := os.FileMode(0o660)
+	if slices.ContainsFunc(s.cfg.Grants, func(g Grant) bool { return g.User != "" || g.Group != "" }) {
+		mode = 0o666 // the kernel tells who each client is, and strangers learn only yes or no
+	}
+	if err = os.Chmod(hidden, mode); err == nil {
 		err = os.Rename(hidden, path)
 	}
 	if err != nil {
 		return errors.Join(fail(err), l.Close(), os.Remove(hidden))
 	}
-	s.web = append(s.web, &named{Listener: netutil.LimitListener(l, webAtOnce), path: path})
+	s.web = append(s.web, &named{Listener: netutil.LimitListener(peers{l}, webAtOnce), path: path})
 	return nil
 }
 

@@ -45,13 +45,25 @@ func TestActAsController(t *testing.T) {
 			if err != nil {
 				return
 			}
-			c.Close()
+			go answer(c)
 		}
 	}()
 	for { // until it is killed
 		stamp()
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// answer responds to a request over HTTP with the PID and the term. Whoever only connects gets
+// nothing.
+func answer(c net.Conn) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if n, err := c.Read(make([]byte, 4<<10)); n == 0 || err != nil {
+		return
+	}
+	text := fmt.Sprintf("%d %s", os.Getpid(), os.Getenv("TANIST_TERM"))
+	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
 }
 
 // seat is one controller's host: its files, and the sidecar that currently runs.

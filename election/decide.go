@@ -602,13 +602,13 @@ func DecideHolder(self Self, lease LeaseID, term Term, snap Snapshot, seen Sight
 		return void("request %s asks for a failover from term %d, which has not ended", r.ID, r.Term)
 	case r.Op == OpRestart && r.Term == term && (r.To == "" || r.To == self.Name):
 		return HolderDecision{Code: CodeRestart, Request: r, Why: fmt.Sprintf("restart (%s)", or(r.By, "unknown"))}
-	case r.Op == OpScheduled && r.Term == term && r.To != self.Name:
-		return HolderDecision{Code: CodeScheduled, Request: r, Why: fmt.Sprintf("switchover at %s (%s)", r.At.UTC().Format(time.RFC3339), or(r.By, "unknown"))}
-	case r.Op != OpSwitchover && r.Op != OpFailover && r.Op != OpRestart && r.Op != OpScheduled:
+	case r.becomes() != "" && r.Term == term && (r.Op == OpScheduledRestart) == (r.To == self.Name):
+		return HolderDecision{Code: CodeScheduled, Request: r, Why: fmt.Sprintf("%s at %s (%s)", r.becomes(), r.At.UTC().Format(time.RFC3339), or(r.By, "unknown"))}
+	case r.Op != OpSwitchover && r.Op != OpFailover && r.Op != OpRestart && r.becomes() == "":
 		return void("request %s asks for %.40q, which this version does not know", r.ID, r.Op)
 	case r.Term != term:
 		return void("request %s is about term %d, this is term %d", r.ID, r.Term, term)
-	case r.Op == OpRestart:
+	case r.Op == OpRestart, r.Op == OpScheduledRestart:
 		return void("request %s asks for a restart of %s, which is not active", r.ID, r.To)
 	case r.To == self.Name:
 		return void("request %s asks for a move to %s, which is active", r.ID, r.To)

@@ -853,7 +853,7 @@ func (e *Elector) watchReign(ctx context.Context, t *Tenure) {
 		if err == nil && e.lookAt(ctx, t, lease, snap) == CodeAwaitHeir {
 			pause = min(pause, heirPatience/8)
 		}
-		if r := snap.Request; err == nil && r != nil && r.Op == OpScheduled {
+		if r := snap.Request; err == nil && r != nil && r.becomes() != "" {
 			wait, _ := r.due(time.Now())
 			pause = min(pause, max(wait, t.timing.Attempt()/4))
 		}
@@ -907,7 +907,7 @@ func (e *Elector) closeRequest(ctx context.Context, snap Snapshot) {
 	_ = e.bounded(ctx, func(ctx context.Context) error { return e.Backend.Delete(ctx, RequestKey, snap.RequestVer) })
 }
 
-// schedule makes a scheduled switchover that is due one that everybody acts on. Only the clock of this
+// schedule makes a scheduled operation that is due one that is acted on. Only the clock of this
 // host counts.
 func (e *Elector) schedule(ctx context.Context, t *Tenure, snap Snapshot, d HolderDecision) {
 	now := *d.Request
@@ -918,7 +918,7 @@ func (e *Elector) schedule(ctx context.Context, t *Tenure, snap Snapshot, d Hold
 		t.void(d)
 		e.closeRequest(ctx, snap)
 	case wait == 0:
-		now.Op = OpSwitchover
+		now.Op = now.becomes()
 		_ = e.bounded(ctx, func(ctx context.Context) error {
 			return e.Backend.Put(ctx, Put{Key: RequestKey, Value: now.Encode(), If: &snap.RequestVer})
 		})

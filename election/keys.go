@@ -47,6 +47,10 @@ const (
 	HistoryPrefix = "history/"
 	// MemberPrefix is the prefix of the permanent [Member] records.
 	MemberPrefix = "members/"
+	// AuditPrefix is the prefix of the [Audit] records of what operators asked for.
+	AuditPrefix = "audit/"
+	// NoticePrefix is the prefix of the records of who sends or has sent a notice, per channel.
+	NoticePrefix = "notices/"
 )
 
 // RootPath is the path of all clusters, without slashes around it.
@@ -66,6 +70,13 @@ func ControllerKey(controller string) string { return ControllerPrefix + control
 
 // MemberKey returns the key of a controller's [Member] record.
 func MemberKey(controller string) string { return MemberPrefix + controller }
+
+// AuditKey returns the key of an [Audit] record. Lexical order is the order of time.
+func AuditKey(a Audit) string { return fmt.Sprintf("%s%013d-%s", AuditPrefix, a.At.UnixMilli(), a.ID) }
+
+// NoticeKey returns the key of a notice of a channel. Before it is sent, it is bound to the lease of
+// the member that sends it; after that it is permanent.
+func NoticeKey(channel, id string) string { return NoticePrefix + channel + "/" + id }
 
 // AgentKey returns the key of an agent's status, bound to the lease of its agentwatch.
 func AgentKey(agent string) string { return AgentPrefix + agent }

@@ -405,6 +405,8 @@ const (
 	OpFailover   = "failover"             // nobody is active, and To may take over
 	OpScheduled  = "scheduled-switchover" // at its time the active makes it a switchover
 	OpRestart    = "restart"              // the active stops and starts its controller again, in the same reign
+	// OpScheduledRestart becomes OpRestart at its time.
+	OpScheduledRestart = "scheduled-restart"
 )
 
 // Request asks for a planned move, or for a failover to a controller that would not take over by
@@ -418,7 +420,7 @@ type Request struct {
 	Reason string        `json:"reason,omitempty"`
 	Term   Term          `json:"term"` // the reign to be ended; a request for another term is void
 	For    time.Duration `json:"for"`  // only To may take over for this long after the release
-	// At is the time of a scheduled switchover, by the clock of the active's host.
+	// At is the time of a scheduled operation, by the clock of the active's host.
 	At time.Time `json:"at,omitzero"`
 	// Force: To may take over although the last holder did not list it and may continue without the
 	// store, or although it is configured not to be a candidate. The operator is responsible for
@@ -427,7 +429,18 @@ type Request struct {
 }
 
 // moves reports whether r asks for another to become active. Nobody but the holder acts on others.
-func (r *Request) moves() bool { return r != nil && r.Op != OpRestart && r.Op != OpScheduled }
+func (r *Request) moves() bool { return r != nil && r.Op != OpRestart && r.becomes() == "" }
+
+// becomes returns what the active makes of a scheduled operation at its time, or "".
+func (r *Request) becomes() string {
+	switch r.Op {
+	case OpScheduled:
+		return OpSwitchover
+	case OpScheduledRestart:
+		return OpRestart
+	}
+	return ""
+}
 
 // author returns who asked for r and why, for the history.
 func (r *Request) author() string {
@@ -441,7 +454,7 @@ func (r *Request) author() string {
 // missedAfter is how late a scheduled switchover is carried out at most. Later, nobody expects it.
 const missedAfter = time.Minute
 
-// due returns what becomes of a scheduled switchover at the time now: it waits, it is due, or its
+// due returns what becomes of a scheduled operation at the time now: it waits, it is due, or its
 // time was missed, because the holder's sidecar was not there or the cluster was paused.
 func (r Request) due(now time.Time) (wait time.Duration, missed bool) {
 	return max(0, r.At.Sub(now)), now.Sub(r.At) > missedAfter
@@ -488,8 +501,10 @@ type History struct {
 
 	Ended     time.Time `json:"ended,omitzero"`
 	EndedBy   string    `json:"ended_by,omitempty"`      // why it ended
-	EndDetect Millis    `json:"end_detect_ms,omitempty"` // first sign of the fault → stop begun; not in the Outage of the next reign
-	EndStop   Millis    `json:"end_stop_ms,omitempty"`   // stop begun → tree confirmed gone
+	EndDetect Millis    `json:"end_detect_ms,omitempty"` // fault → stop begun; not in the Outage of the next reign
+	// EndAtMost: EndDetect counts from the last good checks, so the fault may have come later.
+	EndAtMost bool   `json:"end_at_most,omitempty"`
+	EndStop   Millis `json:"end_stop_ms,omitempty"` // stop begun → tree confirmed gone
 }
 
 // Restart is a restart of the controller in place.
@@ -497,6 +512,8 @@ type Restart struct {
 	At     time.Time `json:"at"` // when it served again
 	Why    string    `json:"why"`
 	Outage Millis    `json:"outage_ms"` // from its end, or the first sign of its failure
+	// AtMost: it failed its checks, and Outage counts from the last good ones.
+	AtMost bool `json:"at_most,omitempty"`
 }
 
 // restartsKept bounds [History.Restarts].
@@ -504,7 +521,7 @@ const restartsKept = 20
 
 // Restarted adds a restart. A reign that serves again has not ended.
 func (h *History) Restarted(r Restart) {
-	h.Ended, h.EndedBy, h.EndDetect, h.EndStop = time.Time{}, "", 0, 0
+	h.Ended, h.EndedBy, h.EndDetect, h.EndAtMost, h.EndStop = time.Time{}, "", 0, false, 0
 	h.Restarts = append(h.Restarts, r)
 	h.Restarts = h.Restarts[max(0, len(h.Restarts)-restartsKept):]
 }

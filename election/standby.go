@@ -16,6 +16,9 @@ type Standby struct {
 	Reason string    `json:"reason,omitempty"`
 	Since  time.Time `json:"since"`
 	Ban    bool      `json:"ban,omitempty"` // not even if a failover to it is forced
+	// For is how long it is to last; zero: until an operator ends it. Every observer counts from when
+	// it first saw it.
+	For time.Duration `json:"for,omitempty"`
 }
 
 // Encode returns s as one line of JSON.
@@ -35,11 +38,16 @@ func (s Standby) Words(name string) string {
 	if s.Ban {
 		what, end = "banned by", fmt.Sprintf("`tanist unban %s`", name)
 	}
+	if s.For > 0 {
+		end = fmt.Sprintf("%s ends that before %v are over", end, s.For)
+	} else {
+		end += " ends that"
+	}
 	because := ""
 	if s.Reason != "" {
 		because = ": " + s.Reason
 	}
-	return fmt.Sprintf("%s %s%s; %s ends that", what, or(s.By, "unknown"), because, end)
+	return fmt.Sprintf("%s %s%s; %s", what, or(s.By, "unknown"), because, end)
 }
 
 // standsBy returns why a controller must not become active, if an operator wants so. force is an

@@ -77,9 +77,11 @@ type Result struct {
 	At      time.Time     // when the last run ended or was abandoned
 	Took    time.Duration // how long the last run took
 	Streak  int           // how many results in a row were like the last one
-	// Since is the start of the first run of the streak: for a check that is down, when the failure
-	// was first seen.
+	// Since is the start of the first run of the streak. If it failed, it is the start of the good run
+	// before that: the program answered after it, and nobody knows for how long.
 	Since time.Time
+
+	began time.Time // the start of the last run
 }
 
 // Status is the state of a monitor at one moment.
@@ -126,8 +128,8 @@ type observation struct {
 }
 
 // Run runs the checks until ctx has ended and calls report at the first verdict and at each change
-// of it. detail is "ok" or names the checks that are down and their errors; since is the start of the
-// first of the failed runs that led to the verdict (zero if healthy). Every call of Run starts without results.
+// of it. detail is "ok" or names the checks that are down and their errors; since is the earliest
+// [Result.Since] of those (zero if healthy): the controller answered after it. Every call of Run starts without results.
 // Run calls report from its own goroutine, one call at a time; a report that blocks delays verdicts
 // but causes no second run of a check. Run may be called again after it has returned, not
 // concurrently.
@@ -263,10 +265,13 @@ func (m *Monitor) keep(o observation, c counter) {
 	since := r.Since
 	if c.streak == 1 {
 		since = o.began
+		if o.err != nil && r.Err == nil && !r.began.IsZero() {
+			since = r.began
+		}
 	}
 	*r = Result{
 		Name: r.Name, Verdict: c.verdict, Err: o.err, At: o.began.Add(o.took), Took: o.took,
-		Streak: c.streak, Since: since,
+		Streak: c.streak, Since: since, began: o.began,
 	}
 }
 

@@ -94,7 +94,7 @@ func began(e election.Entry, h election.History) election.History {
 			began.Restarts = append(began.Restarts, again)
 		}
 	}
-	began.Ended, began.EndedBy, began.EndDetect, began.EndStop = h.Ended, h.EndedBy, h.EndDetect, h.EndStop
+	began.Ended, began.EndedBy, began.EndDetect, began.EndAtMost, began.EndStop = h.Ended, h.EndedBy, h.EndDetect, h.EndAtMost, h.EndStop
 	return began
 }
 

@@ -648,6 +648,7 @@ func (r *reign) stop(ctx context.Context, why error) {
 	if r.failed != 0 {
 		r.downSince = r.failed
 		r.history.EndDetect = election.ToMillis(begun.Sub(r.failed))
+		r.history.EndAtMost = errors.As(why, new(*unhealthyError))
 	}
 	// The elector renews until the reign has ended, and each renewal moves the guard's deadline, so
 	// a graceful stop may take longer than one validity.

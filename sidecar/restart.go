@@ -83,6 +83,6 @@ func (r *reign) takeRestarts() {
 
 // servesAgain records a restart in place, once the controller serves again.
 func (r *reign) servesAgain() {
-	r.history.Restarted(election.Restart{At: time.Now().UTC(), Why: r.history.EndedBy, Outage: election.ToMillis(r.cfg.Clock().Sub(r.downSince))})
+	r.history.Restarted(election.Restart{At: time.Now().UTC(), Why: r.history.EndedBy, Outage: election.ToMillis(r.cfg.Clock().Sub(r.downSince)), AtMost: r.history.EndAtMost})
 	r.restarter.finish()
 }

@@ -64,3 +64,23 @@ func TestScheduledSwitchoverThatCannotBeIsDropped(t *testing.T) {
 		w.finish()
 	})
 }
+
+// TestScheduledRestartIsCarriedOutAtItsTime: once, in the same term.
+func TestScheduledRestartIsCarriedOutAtItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a, b := two(t)
+		at := time.Now().Add(time.Hour)
+		w.request(election.Request{ID: "1", Op: election.OpScheduledRestart, To: "ctl-a", By: "ana", Term: 1, For: time.Minute, At: at})
+		time.Sleep(time.Until(at) - 50*time.Millisecond)
+		if !a.sidecar.Serving() || a.program.stops.Load() != 0 {
+			t.Fatal("something has begun before the time")
+		}
+		w.wait(5*time.Second, "it is started again", func() bool { return a.program.starts.Load() == 2 && a.sidecar.Serving() })
+		w.wait(5*time.Second, "the request is gone", func() bool { return w.store.Value("request") == "" })
+		time.Sleep(time.Hour)
+		if a.program.starts.Load() != 2 || b.program.starts.Load() != 0 || a.sidecar.View().Term != 1 {
+			t.Error("it was restarted more than once, or moved")
+		}
+		w.finish()
+	})
+}

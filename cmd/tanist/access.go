@@ -15,6 +15,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/postgres"
 )
 
@@ -170,12 +171,9 @@ func (a *access) reading(cmd *cobra.Command, do func(ctx context.Context, r read
 	})
 }
 
-// serving returns the active controller, or the error of a command that needs one.
-func (r reading) serving() (*election.Active, error) {
-	if !r.snap.Active.Serving() {
-		return nil, exit.Errorf(exit.NotActive, "nobody is active in %s", r.cluster)
-	}
-	return r.snap.Active, nil
+// operated is the cluster that a verb is about.
+func (r reading) operated() *operate.Cluster {
+	return &operate.Cluster{Name: r.cluster, Store: r.store, By: operator(), Snap: r.snap}
 }
 
 // read reads the cluster once.
@@ -210,43 +208,11 @@ func known(ctx context.Context, s daemon.Store, cluster string, snap election.Sn
 	return nil
 }
 
-// storeError adds the exit code to an error of the store.
-func storeError(err error, what string) error {
-	if errors.Is(err, election.ErrDenied) {
-		return exit.Errorf(exit.Denied, "%s: %v: give this user or token the rights that `tanist doctor` names", what, err)
-	}
-	return exit.Errorf(exit.Store, "%s: %v", what, err)
-}
+// storeError is [operate.ReadError].
+func storeError(err error, what string) error { return operate.ReadError(err, what) }
 
-// writeError is storeError for a write, whose outcome may be unknown.
-func writeError(err error, what string) error {
-	if errors.Is(err, election.ErrDenied) {
-		return storeError(err, what+" could not be written")
-	}
-	return exit.Errorf(exit.Store, "cannot confirm that %s was written: %v: see `tanist list`", what, err)
-}
-
-// until reads at every change, and every second, until what holds.
-func until(ctx context.Context, s daemon.Store, holds func(election.Snapshot) bool) (election.Snapshot, error) {
-	hints := s.Watch(ctx)
-	for {
-		limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-		snap, err := s.Read(limited)
-		cancel()
-		if err == nil && holds(snap) {
-			return snap, nil
-		}
-		timer := time.NewTimer(time.Second)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return snap, context.Cause(ctx)
-		case <-hints:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
+// writeError is [operate.WriteError].
+func writeError(err error, what string) error { return operate.WriteError(err, what) }
 
 // completeControllers completes a flag or an argument with the names of the cluster's controllers.
 func (a *access) completeControllers(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {

@@ -10,7 +10,8 @@ import (
 
 func banCommand() *cobra.Command {
 	var a access
-	k := keepOut{ban: true}
+	var k keepOut
+	k.Ban = true
 	cmd := &cobra.Command{
 		Use: "ban NAME", Short: "Keep a controller from becoming active, even by force, until `tanist unban`",
 		Long: "Keep a controller from becoming active, even by `tanist failover --force`, until `tanist unban`. For a host that must not run the\n" +
@@ -21,7 +22,7 @@ func banCommand() *cobra.Command {
 		Args:    oneName("ban whom? Give the name of a controller; `tanist list` shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
-				k.name = args[0]
+				k.Name = args[0]
 				return k.run(ctx, cmd, r)
 			})
 		},

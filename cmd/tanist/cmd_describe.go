@@ -14,6 +14,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // description is the store's content about one name.
@@ -77,12 +78,12 @@ func describe(ctx context.Context, s daemon.Store, cluster, name string) (*descr
 			d.Agent = &a
 		}
 	}
-	if holds(now.snap, name) {
+	if operate.Holds(now.snap, name) {
 		d.Active = now.snap.Active
 	}
 	limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 	defer cancel()
-	history, err := daemon.ReadHistory(limited, s)
+	history, err := operate.ReadHistory(limited, s)
 	if err != nil {
 		return nil, storeError(err, "cannot read the history")
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/postgres"
 )
 
@@ -273,7 +274,7 @@ func examineCluster(snap election.Snapshot, add addFinding) {
 		ttls[k.LeaseTTL] = append(ttls[k.LeaseTTL], k.Name)
 		versions[k.Version] = append(versions[k.Version], k.Name)
 		switch {
-		case holds(snap, k.Name):
+		case operate.Holds(snap, k.Name):
 		case k.Fit():
 			ready++
 		default:
@@ -296,7 +297,7 @@ func examineCluster(snap election.Snapshot, add addFinding) {
 		add(levelWarning, "pause", "%s paused the cluster: nothing fails over until `tanist resume`", snap.Pause.By)
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Standbys)) {
-		if holds(snap, name) {
+		if operate.Holds(snap, name) {
 			add(levelWarning, "standby", "%s is %s, and holds the lease%s", name, snap.Standbys[name].Words(name), standbyNote(snap, name))
 		}
 	}

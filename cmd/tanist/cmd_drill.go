@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func drillCommand() *cobra.Command {
@@ -36,15 +36,11 @@ func drillCommand() *cobra.Command {
 			if err := v.check(); err != nil {
 				return err
 			}
-			when, err := parseWhen(at, time.Now())
-			if err != nil {
+			if err := atTime(at, &d.at); err != nil {
 				return err
 			}
-			if at != "" {
-				d.at = when
-			}
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
-				d.reading, d.in, d.out, d.report = r, cmd.InOrStdin(), cmd.OutOrStdout(), io.Discard
+				d.reading, d.cmd, d.out, d.report = r, cmd, cmd.OutOrStdout(), io.Discard
 				if v.output == "table" {
 					d.report = d.out
 				}
@@ -73,7 +69,7 @@ func drillCommand() *cobra.Command {
 // drill is an exercise.
 type drill struct {
 	reading
-	in          io.Reader
+	cmd         *cobra.Command
 	out, report io.Writer
 
 	to, reason string
@@ -105,7 +101,7 @@ type drillCheck struct {
 
 func (d *drill) run(ctx context.Context) error {
 	first := d.snap.Active
-	target, err := chooseTarget(d.snap, d.to)
+	target, err := operate.Targets(d.snap, d.to)
 	if err != nil {
 		return err
 	}
@@ -115,7 +111,7 @@ func (d *drill) run(ctx context.Context) error {
 			then = fmt.Sprintf(" at %s, in %v", d.at.Format(time.DateTime), time.Until(d.at).Round(time.Second))
 		}
 		question := fmt.Sprintf("This stops %s's controller and starts %s's%s, as a drill. Continue? [y/N]", clean(first.Controller), clean(target), then)
-		if err := confirm(ctx, d.in, d.out, question, "y", "yes"); err != nil {
+		if err := confirm(ctx, d.cmd.InOrStdin(), d.out, question, "y", "yes"); err != nil {
 			return err
 		}
 		if !d.at.IsZero() && !d.at.After(time.Now()) {
@@ -146,40 +142,52 @@ func (d *drill) run(ctx context.Context) error {
 	return nil
 }
 
+// exercise is the move of a drill.
+type exercise struct {
+	operate.Switchover
+	after election.Snapshot
+}
+
+// Command implements [operate.Verb].
+func (e *exercise) Command() string {
+	return strings.Replace(e.Switchover.Command(), "switchover", "drill", 1)
+}
+
+// Follow implements [operate.Verb]. It waits for a scheduled move, too.
+func (e *exercise) Follow(ctx context.Context, c *operate.Cluster, say operate.Say) (err error) {
+	refused, wait, r := false, e.Timeout, e.Request()
+	if !e.At.IsZero() {
+		wait += time.Until(e.At)
+	}
+	e.after, err = operate.Await(ctx, c.Store, say, wait, "; `tanist cancel` withdraws what has not begun", func(snap election.Snapshot) bool {
+		refused = snap.Active.Serving() && snap.Active.Term == r.Term && snap.Request == nil
+		return refused || snap.Active.Serving() && snap.Active.Term > r.Term
+	})
+	if err == nil && refused {
+		err = operate.Errorf(operate.Refused, "%s refused the move: the target is not ready any more; its log has the reason", e.after.Active.Controller)
+	}
+	return err
+}
+
 // move makes one move and judges it.
 func (d *drill) move(ctx context.Context, to string, at time.Time) error {
-	if _, err := chooseTarget(d.snap, to); err != nil {
-		return err
-	}
 	before := d.snap
 	agents, err := d.agents(ctx)
 	if err != nil {
 		return err
 	}
-	r := election.Request{
-		ID: rand.Text()[:10], Op: election.OpSwitchover, To: to, By: operator(), Reason: strings.TrimSuffix("drill: "+d.reason, ": "), Term: before.Active.Term, For: time.Minute,
+	c := d.operated()
+	e := &exercise{Switchover: operate.Switchover{To: to, At: at, Reason: strings.TrimSuffix("drill: "+d.reason, ": "), Timeout: d.timeout}}
+	if err := e.Check(ctx, c); err != nil {
+		return err
 	}
 	supposed := before
-	supposed.Request, supposed.RequestVer = &r, before.RequestVer+1
+	supposed.Request, supposed.RequestVer = &election.Request{Op: election.OpSwitchover, To: to, By: c.By, Term: before.Active.Term, For: time.Minute}, before.RequestVer+1
 	foreseen := election.Foresee(supposed, timingOf(d.where), d.store.Traits(), election.SupposeRelease)
-	wait := d.timeout
-	if !at.IsZero() {
-		r.Op, r.At, wait = election.OpScheduled, at.UTC(), d.timeout+time.Until(at)
-	}
-	if err := ask(ctx, d.store, r); err != nil {
+	if err := carryOutTo(ctx, d.report, d.cmd.ErrOrStderr(), c, e); err != nil {
 		return err
 	}
-	refused := false
-	after, err := await(ctx, d.report, d.store, wait, "; `tanist cancel` withdraws what has not begun", func(snap election.Snapshot) bool {
-		refused = gone(snap, r)
-		return refused || snap.Active.Serving() && snap.Active.Term > r.Term
-	})
-	if err != nil {
-		return err
-	}
-	if refused {
-		return exit.Errorf(exit.Failure, "%s refused the move: the target is not ready any more; its log has the reason", after.Active.Controller)
-	}
+	after := e.after
 	m := drilled{Cluster: d.cluster, From: before.Active.Controller, To: after.Active.Controller, Term: after.Active.Term, At: after.Active.Since}
 	check := func(name string, passed bool, format string, args ...any) {
 		m.Checks = append(m.Checks, drillCheck{name, passed, fmt.Sprintf(format, args...)})
@@ -219,7 +227,7 @@ func (d *drill) judge(ctx context.Context, m *drilled, followed []string, check 
 	var missing []string
 	all := d.eventually(ctx, func() bool {
 		missing = nil
-		agents, err := daemon.ReadAgents(ctx, d.store)
+		agents, err := operate.ReadAgents(ctx, d.store)
 		for _, name := range followed {
 			i := slices.IndexFunc(agents, func(a election.Agent) bool { return a.Name == name })
 			if i < 0 || agents[i].Follows != m.To || agents[i].State != "running" {
@@ -267,7 +275,7 @@ func (d *drill) eventually(ctx context.Context, is func() bool) bool {
 func (d *drill) agents(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 	defer cancel()
-	all, err := daemon.ReadAgents(ctx, d.store)
+	all, err := operate.ReadAgents(ctx, d.store)
 	if err != nil {
 		return nil, storeError(err, "cannot read the agents")
 	}

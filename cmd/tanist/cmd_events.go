@@ -16,6 +16,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // event is one event of a cluster.
@@ -47,7 +48,7 @@ func eventsCommand() *cobra.Command {
 			}
 			return a.with(cmd, func(ctx context.Context, s daemon.Store, _ daemon.StoreConfig) error {
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-				history, err := daemon.ReadHistory(limited, s)
+				history, err := operate.ReadHistory(limited, s)
 				cancel()
 				if err != nil {
 					return storeError(err, "cannot read the history")
@@ -195,11 +196,11 @@ func look(ctx context.Context, s daemon.Store) (scene, error) {
 	if err != nil {
 		return scene{}, err
 	}
-	agents, err := daemon.ReadAgents(ctx, s)
+	agents, err := operate.ReadAgents(ctx, s)
 	if err != nil {
 		return scene{}, err
 	}
-	hosts, err := daemon.ReadVIPHosts(ctx, s)
+	hosts, err := operate.ReadVIPHosts(ctx, s)
 	return scene{snap, agents, hosts}, err
 }
 
@@ -233,7 +234,7 @@ type told func(kind, name string, term election.Term, format string, args ...any
 func requestChanges(was, is *election.Request, tell told) {
 	switch {
 	case is != nil && (was == nil || was.ID != is.ID):
-		tell("requested", is.To, is.Term, "%s requested a %s%s", clean(is.By), requestWords(*is), because(is.Reason))
+		tell("requested", is.To, is.Term, "%s requested a %s%s", clean(is.By), operate.RequestWords(*is), because(is.Reason))
 	case was != nil && is == nil:
 		tell("request-done", was.To, was.Term, "the request of %s is closed", clean(was.By))
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func explainCommand() *cobra.Command {
@@ -21,7 +22,7 @@ func explainCommand() *cobra.Command {
 			return a.reading(cmd, func(ctx context.Context, read reading) error {
 				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 				defer cancel()
-				hosts, err := daemon.ReadVIPHosts(limited, read.store)
+				hosts, err := operate.ReadVIPHosts(limited, read.store)
 				if err != nil {
 					return storeError(err, "cannot read the hosts of virtual IPs")
 				}
@@ -52,7 +53,7 @@ func explainCommand() *cobra.Command {
 					fmt.Fprintf(out, "%s: find out who wrote it.\n", clean(snap.TermBad.Error()))
 				}
 				if r := snap.Request; r != nil {
-					fmt.Fprintf(out, "%s requested a %s%s; `tanist cancel` withdraws it.\n", clean(r.By), requestWords(*r), because(r.Reason))
+					fmt.Fprintf(out, "%s requested a %s%s; `tanist cancel` withdraws it.\n", clean(r.By), operate.RequestWords(*r), because(r.Reason))
 				}
 				for _, k := range snap.Controllers {
 					if snap.Active != nil && k.Name == snap.Active.Controller {

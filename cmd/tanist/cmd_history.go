@@ -14,6 +14,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func historyCommand() *cobra.Command {
@@ -34,7 +35,7 @@ func historyCommand() *cobra.Command {
 				return d.show(ctx, cmd.OutOrStdout(), func() (any, func(io.Writer), error) {
 					limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 					defer cancel()
-					all, err := daemon.ReadHistory(limited, s)
+					all, err := operate.ReadHistory(limited, s)
 					if err != nil {
 						return nil, nil, storeError(err, "cannot read the history")
 					}

@@ -16,7 +16,7 @@ func isActiveCommand() *cobra.Command {
 		Example: "  tanist is-active -c orders.yml ctl-a && /usr/local/bin/backup",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(_ context.Context, r reading) error {
-				active, err := r.serving()
+				active, err := r.operated().Serving()
 				if err != nil {
 					return err
 				}

@@ -3,12 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func listCommand() *cobra.Command {
@@ -48,13 +47,13 @@ func listCommand() *cobra.Command {
 					doc := election.ClusterOf(c.Cluster, snap)
 					limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 					defer cancel()
-					if doc.Agents, err = daemon.ReadAgents(limited, s); err != nil {
+					if doc.Agents, err = operate.ReadAgents(limited, s); err != nil {
 						return nil, nil, storeError(err, "cannot read the agents")
 					}
-					if doc.VIPHosts, err = daemon.ReadVIPHosts(limited, s); err != nil {
+					if doc.VIPHosts, err = operate.ReadVIPHosts(limited, s); err != nil {
 						return nil, nil, storeError(err, "cannot read the hosts of virtual IPs")
 					}
-					if doc.Gone, err = daemon.ReadGone(limited, s, doc.Controllers); err != nil {
+					if doc.Gone, err = operate.ReadGone(limited, s, doc.Controllers); err != nil {
 						return nil, nil, storeError(err, "cannot read the members")
 					}
 					if err := election.Writable(limited, s, "tanist-list"); errors.Is(err, election.ErrReadOnly) {
@@ -100,36 +99,12 @@ func leaseLeft(ctx context.Context, a *election.Active) string {
 	if a == nil {
 		return ""
 	}
-	s, ok := askSidecar(ctx, a.API, 300*time.Millisecond)
+	s, ok := operate.AskSidecar(ctx, a.API, 300*time.Millisecond)
 	// From here, an address like 127.0.0.1 may belong to another sidecar.
 	if !ok || s.Incarnation != a.Incarnation || s.LeaseLeftMS <= 0 {
 		return ""
 	}
 	return fmt.Sprintf("%.1fs/", s.LeaseLeftMS/1000)
-}
-
-// askSidecar asks the sidecar at an address from the store what it reports about itself.
-func askSidecar(ctx context.Context, address string, limit time.Duration) (s election.SidecarRecord, ok bool) {
-	if address == "" {
-		return s, false
-	}
-	api, err := election.ParseURL(address) // it comes from the store
-	if err != nil {
-		return s, false
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, api.String()+"/v1/status", nil)
-	if err != nil {
-		return s, false
-	}
-	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
-	if err != nil {
-		return s, false
-	}
-	defer resp.Body.Close()
-	return s, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s) == nil
 }
 
 // listTable prints a cluster for people. left is the result of [leaseLeft].
@@ -183,7 +158,7 @@ func listTable(out io.Writer, c election.ClusterRecord, store, left string, now 
 		}
 	}
 	if r := c.Request; r != nil {
-		fmt.Fprintf(out, " Requested by %s: %s\n", clean(r.By), requestWords(*r))
+		fmt.Fprintf(out, " Requested by %s: %s\n", clean(r.By), operate.RequestWords(*r))
 	}
 	virtualIPTable(out, addressHosts(c.Controllers, c.VIPHosts))
 	for _, problem := range c.Problems {

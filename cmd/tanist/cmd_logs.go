@@ -68,7 +68,7 @@ func readOutput(ctx context.Context, r reading, args []string) (election.OutputR
 	if len(args) == 1 {
 		name = args[0]
 	} else {
-		a, err := r.serving()
+		a, err := r.operated().Serving()
 		if err != nil {
 			return election.OutputRecord{}, exit.Errorf(exit.Code(err), "%v: give the name of a controller", err)
 		}

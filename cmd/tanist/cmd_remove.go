@@ -13,6 +13,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func removeCommand() *cobra.Command {
@@ -123,18 +124,18 @@ func abandoned(ctx context.Context, r reading) error {
 		here = append(here, r.snap.Active.Controller+", which holds the lease")
 	}
 	for _, c := range r.snap.Controllers {
-		if !holds(r.snap, c.Name) {
+		if !operate.Holds(r.snap, c.Name) {
 			here = append(here, "the sidecar of "+c.Name)
 		}
 	}
-	agents, err := daemon.ReadAgents(ctx, r.store)
+	agents, err := operate.ReadAgents(ctx, r.store)
 	if err != nil {
 		return storeError(err, "cannot read the agents")
 	}
 	for _, a := range agents {
 		here = append(here, "agent "+a.Name)
 	}
-	hosts, err := daemon.ReadVIPHosts(ctx, r.store)
+	hosts, err := operate.ReadVIPHosts(ctx, r.store)
 	if err != nil {
 		return storeError(err, "cannot read the hosts of virtual IPs")
 	}

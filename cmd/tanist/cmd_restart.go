@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,21 +11,30 @@ import (
 
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func restartCommand() *cobra.Command {
 	var a access
 	var r restart
 	var rolling bool
+	var at string
 	cmd := &cobra.Command{
 		Use: "restart [--rolling]", Short: "Restart the active controller, in place or by moving it through the passives", Args: noArgs,
 		Long: "Restart the active controller. In place: it is drained, gets its full stop_timeout to end, and is started again on the same host, in\n" +
 			"the same term; nobody takes over, unless it does not start again. With --rolling, each passive that is ready\n" +
 			"becomes active in turn, by a planned move, and at last the one that was active before: so every host has started the controller\n" +
 			"once. The first move that fails ends it. Passives run no controller, so a new program or file takes effect there by itself.\n" +
-			"Exit codes: 0 done, 75 still in progress when --timeout ran out (see `tanist list`), 3 nobody is active, 1 refused or failed.",
+			"With --at it is kept in the store, and the active carries it out at that time, by the clock of its host, unless another is active by then.\n" +
+			"Exit codes: 0 done or scheduled, 75 still in progress when --timeout ran out (see `tanist list`), 3 nobody is active, 1 refused or failed.",
 		Example: "  tanist restart -c orders.yml --reason 'new certificate'\n  tanist restart -c orders.yml --rolling -y",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if at != "" && rolling {
+				return exit.Errorf(exit.Usage, "--at is for a restart in place: start `tanist restart --rolling -y` by a timer")
+			}
+			if err := atTime(at, &r.At); err != nil {
+				return err
+			}
 			return a.reading(cmd, func(ctx context.Context, read reading) error {
 				r.reading, r.cmd = read, cmd
 				if rolling {
@@ -38,70 +46,43 @@ func restartCommand() *cobra.Command {
 	}
 	a.flags(cmd)
 	cmd.Flags().BoolVar(&rolling, "rolling", false, "move the active through every passive that is ready, and back")
-	cmd.Flags().StringVar(&r.reason, "reason", "", "why, for the history")
+	cmd.Flags().StringVar(&at, "at", "", "when, in place: 15:04, '2006-01-02 15:04', an RFC 3339 time, or +45m (default: now)")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the history")
 	cmd.Flags().BoolVarP(&r.yes, "yes", "y", false, "do not ask for confirmation")
-	cmd.Flags().DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long to wait for the controller to serve, in each step")
+	cmd.Flags().DurationVar(&r.Timeout, "timeout", 2*time.Minute, "how long to wait for the controller to serve, in each step")
 	return cmd
 }
 
 // restart is one that an operator asks for.
 type restart struct {
 	reading
-	cmd     *cobra.Command
-	reason  string
-	yes     bool
-	timeout time.Duration
+	cmd *cobra.Command
+	operate.Restart
+	yes bool
 }
 
 // inPlace asks the holder to stop and start its controller.
 func (r *restart) inPlace(ctx context.Context) error {
-	before, err := r.serving()
-	if err != nil {
+	c := r.operated()
+	if err := r.Check(ctx, c); err != nil {
 		return err
 	}
-	if r.snap.Pause != nil {
-		return exit.Errorf(exit.Failure, "the cluster is paused by %s: `tanist resume` first", r.snap.Pause.By)
-	}
-	out := r.cmd.OutOrStdout()
 	if !r.yes {
-		question := fmt.Sprintf("This stops %s's controller and starts it again, in term %d. Continue? [y/N]", clean(before.Controller), before.Term)
-		if err := confirm(ctx, r.cmd.InOrStdin(), out, question, "y", "yes"); err != nil {
+		then := ""
+		if !r.At.IsZero() {
+			then = fmt.Sprintf(", at %s, in %v", r.At.Format(time.DateTime), time.Until(r.At).Round(time.Second))
+		}
+		question := fmt.Sprintf("This stops %s's controller and starts it again, in term %d%s. Continue? [y/N]", clean(r.snap.Active.Controller), r.snap.Active.Term, then)
+		if err := confirm(ctx, r.cmd.InOrStdin(), r.cmd.OutOrStdout(), question, "y", "yes"); err != nil {
 			return err
 		}
 	}
-	request := election.Request{
-		ID: rand.Text()[:10], Op: election.OpRestart, To: before.Controller, By: operator(), Reason: r.reason, Term: before.Term, For: time.Minute,
-	}
-	if err := ask(ctx, r.store, request); err != nil {
-		return err
-	}
-	var down time.Time
-	snap, err := await(ctx, out, r.store, r.timeout, "", func(snap election.Snapshot) bool {
-		if !snap.Active.Serving() && down.IsZero() {
-			down = time.Now()
-		}
-		return snap.Active.Serving() && (snap.Active.Term != before.Term || snap.Request == nil || snap.Request.ID != request.ID)
-	})
-	switch is := snap.Active; {
-	case err != nil:
-		return err
-	case is.Term != before.Term:
-		return exit.Errorf(exit.Failure, "%s did not serve again in its term %d, and %s took over, term %d: see `tanist describe %s`",
-			before.Controller, before.Term, is.Controller, is.Term, before.Controller)
-	case is.Since.Equal(before.Since):
-		return exit.Errorf(exit.Failure, "%s refused to restart its controller: its log has the reason; `tanist restart --rolling` moves it instead", is.Controller)
-	}
-	outage := "too short to be seen here"
-	if !down.IsZero() {
-		outage = time.Since(down).Round(time.Millisecond).String()
-	}
-	fmt.Fprintf(out, "%s serves again, still term %d. Outage %s.\n", clean(before.Controller), before.Term, outage)
-	return nil
+	return carryOut(ctx, r.cmd, c, &r.Restart)
 }
 
 // roll moves the active through every passive that is ready, and back.
 func (r *restart) roll(ctx context.Context) error {
-	if _, err := chooseTarget(r.snap, ""); err != nil {
+	if _, err := operate.Targets(r.snap, ""); err != nil {
 		return err
 	}
 	out, first := r.cmd.OutOrStdout(), r.snap.Active.Controller
@@ -137,22 +118,23 @@ func (r *restart) roll(ctx context.Context) error {
 
 // moveTo makes one active, once it is ready.
 func (r *restart) moveTo(ctx context.Context, to string) error {
-	waiting, cancel := context.WithTimeout(ctx, r.timeout)
+	waiting, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
-	snap, err := until(waiting, r.store, func(snap election.Snapshot) bool {
+	snap, err := operate.Until(waiting, r.store, func(snap election.Snapshot) bool {
 		ready := slices.ContainsFunc(snap.Controllers, func(c election.Controller) bool { return c.Name == to && c.State == election.StateReady })
-		return ready || !snap.Active.Serving() || holds(snap, to)
+		return ready || !snap.Active.Serving() || operate.Holds(snap, to)
 	})
 	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		return exit.Errorf(exit.InProgress, "it was not ready within %v: see `tanist explain`", r.timeout)
+		return exit.Errorf(exit.InProgress, "it was not ready within %v: see `tanist explain`", r.Timeout)
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := chooseTarget(snap, to); err != nil {
+	c := r.operated()
+	c.Snap = snap
+	move := operate.Switchover{To: to, Reason: r.Reason, Timeout: r.Timeout}
+	if err := move.Check(ctx, c); err != nil {
 		return err
 	}
-	return switchover(ctx, r.cmd, r.store, election.Request{
-		ID: rand.Text()[:10], Op: election.OpSwitchover, To: to, By: operator(), Reason: r.reason, Term: snap.Active.Term, For: time.Minute,
-	}, snap.Active.Controller, r.timeout, false)
+	return carryOut(ctx, r.cmd, c, &move)
 }

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tanist/tanist/cmd/tanist/daemon"
-	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func resumeCommand() *cobra.Command {
@@ -17,21 +15,7 @@ func resumeCommand() *cobra.Command {
 		Example: "  tanist resume -c orders.yml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
-				limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-				defer cancel()
-				if err := r.store.Delete(limited, election.PauseKey, 0); err != nil {
-					return writeError(err, "the end of the pause")
-				}
-				out := cmd.OutOrStdout()
-				if r.snap.PauseBad != nil {
-					fmt.Fprintf(out, "removed an unreadable pause: %s\n", clean(r.snap.PauseBad.Error()))
-				}
-				if r.snap.PauseVer == 0 {
-					fmt.Fprintln(out, r.cluster+" is not paused")
-					return nil
-				}
-				fmt.Fprintln(out, r.cluster+" is not paused any more")
-				return nil
+				return carryOut(ctx, cmd, r.operated(), &operate.Resume{})
 			})
 		},
 	}

@@ -31,7 +31,7 @@ func TestNothingChangesWithoutTheSecret(t *testing.T) {
 	edit(t, access[1], `listen: {http: ""}`, "on_store_loss: failsafe\nfailsafe: {secret_file: "+secret+"}\nlisten: {http: \""+address+"\"}")
 	p := testbed.Start(t, start())
 	p.Await(`"state":"serving"`, patience)
-	paths := []string{"/", "/active", "/passive", "/live", "/ready", "/metrics", "/v1/status", "/v1/cluster", "/v1/history", "/v1/events", "/v1/failsafe", "/v1/operations", "/nowhere"}
+	paths := []string{"/", "/active", "/passive", "/live", "/ready", "/metrics", "/v1/status", "/v1/cluster", "/v1/history", "/v1/events", "/v1/failsafe", "/v1/operations", "/v1/openapi.json", "/v1/switchover", "/v1/restart", "/v1/pause", "/v1/standbys/ctl-a", "/v1/confirm-dead", "/nowhere"}
 	reads := []string{http.MethodGet, http.MethodHead, http.MethodOptions}
 	for _, method := range append(reads, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, "PURGE") {
 		for _, path := range paths {

@@ -14,6 +14,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // What can be simulated.
@@ -58,7 +59,7 @@ func simulateCommand() *cobra.Command {
 					}
 					r.snap = snap
 					if len(args) == 2 {
-						if err := member(ctx, r, args[1]); err != nil {
+						if err := r.operated().Member(ctx, args[1]); err != nil {
 							return nil, nil, err
 						}
 					}
@@ -162,7 +163,7 @@ func hostDies(r reading, name, fault string) simulated {
 	if fault == simLink {
 		words = "If the link of " + name + " to the store were cut now"
 	}
-	if holds(r.snap, name) {
+	if operate.Holds(r.snap, name) {
 		s := outlook(r, words, foresee(r, r.snap, election.SupposeHostDies))
 		validity := r.snap.Breadcrumb.Validity
 		stops := fmt.Sprintf("%s's controller ends with its host", name)
@@ -258,7 +259,7 @@ func simulationTable(out io.Writer, all []simulated) {
 func durations(ctx context.Context, out io.Writer, s daemon.Store, c daemon.StoreConfig, snap election.Snapshot, to string) error {
 	limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
 	defer cancel()
-	all, err := daemon.ReadHistory(limited, s)
+	all, err := operate.ReadHistory(limited, s)
 	if err != nil {
 		return storeError(err, "cannot read the history")
 	}

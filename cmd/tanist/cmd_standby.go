@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
-	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func standbyCommand() *cobra.Command {
@@ -46,9 +44,9 @@ func standbyCommand() *cobra.Command {
 					showStandbys(out, r)
 					return nil
 				case args[1] == "off":
-					return letIn(ctx, out, r, args[0], false)
+					return letIn(ctx, cmd, r, args[0], false)
 				}
-				k.name = args[0]
+				k.Name = args[0]
 				return k.run(ctx, cmd, r)
 			})
 		},
@@ -77,11 +75,5 @@ func resetStandbys(ctx context.Context, cmd *cobra.Command, r reading, yes bool)
 			return err
 		}
 	}
-	limited, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-	defer cancel()
-	if err := r.store.Delete(limited, election.StandbyKey, r.snap.StandbyVer); err != nil {
-		return writeError(err, "who is on standby")
-	}
-	fmt.Fprintln(out, "every controller of "+r.cluster+" may become active")
-	return nil
+	return carryOut(ctx, cmd, r.operated(), &operate.ResetStandbys{})
 }

@@ -14,7 +14,7 @@ func unbanCommand() *cobra.Command {
 		Args:    oneName("unban whom? `tanist standby` shows who is banned"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(ctx context.Context, r reading) error {
-				return letIn(ctx, cmd.OutOrStdout(), r, args[0], true)
+				return letIn(ctx, cmd, r, args[0], true)
 			})
 		},
 	}

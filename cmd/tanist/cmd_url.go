@@ -22,7 +22,7 @@ func urlCommand() *cobra.Command {
 		Example: "  curl \"$(tanist url -c orders.yml)/healthz\"",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.reading(cmd, func(_ context.Context, r reading) error {
-				active, err := r.serving()
+				active, err := r.operated().Serving()
 				if err != nil {
 					return err
 				}

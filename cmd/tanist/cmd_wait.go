@@ -12,6 +12,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 func waitCommand() *cobra.Command {
@@ -31,7 +32,7 @@ func waitCommand() *cobra.Command {
 			return a.with(cmd, func(ctx context.Context, s daemon.Store, c daemon.StoreConfig) error {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
-				_, err := until(ctx, s, holds)
+				_, err := operate.Until(ctx, s, holds)
 				if errors.Is(err, context.DeadlineExceeded) {
 					return exit.Errorf(exit.InProgress, "%s did not hold within %v: `tanist list` shows the cluster, --timeout waits longer", conditions, timeout)
 				}

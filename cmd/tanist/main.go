@@ -119,9 +119,9 @@ func newRoot() *cobra.Command {
 	root.Version = versionText()
 	root.SetVersionTemplate("tanist {{.Version}}\n")
 	root.AddCommand(
-		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), describeCommand(), logsCommand(),
+		sidecarCommand(), agentwatchCommand(), haproxyCommand(), vipCommand(), runCommand(), listCommand(), clustersCommand(), auditCommand(), describeCommand(), logsCommand(),
 		historyCommand(), eventsCommand(), explainCommand(), simulateCommand(), drillCommand(), switchoverCommand(), failoverCommand(), confirmDeadCommand(), restartCommand(),
-		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(), isLiveCommand(),
+		cancelCommand(), pauseCommand(), resumeCommand(), standbyCommand(), banCommand(), notifyCommand(), unbanCommand(), forgetCommand(), removeCommand(), isActiveCommand(), isLiveCommand(),
 		urlCommand(), waitCommand(), configCommand(), doctorCommand(), repositoryCommand(), storeCommand(), pluginCommand(), renderCommand(), manCommand(), versionCommand(),
 	)
 	// The library's own commands must reject unknown input as ours do.

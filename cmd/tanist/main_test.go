@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ import (
 // plugin.
 func TestMain(m *testing.M) {
 	testscript.Main(suite{m}, map[string]func(){
-		"tanist": main, "demo-controller": demoController, host.FileName("file"): func() { plugin.Serve(file.Plugin()) },
+		"tanist": main, "demo-controller": demoController, "rest": restClient, host.FileName("file"): func() { plugin.Serve(file.Plugin()) },
 	})
 }
 
@@ -48,6 +49,30 @@ func TestMain(m *testing.M) {
 type suite struct{ *testing.M }
 
 func (s suite) Run() int { return testbed.Main(s.M) }
+
+// restClient is `rest SOCKET METHOD PATH [BODY]`: a request of the REST interface at a Unix socket. It
+// prints the status and the body.
+func restClient() {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", os.Args[1])
+	}}}
+	body := strings.Join(os.Args[4:], "")
+	req, err := http.NewRequestWithContext(context.Background(), os.Args[2], "http://tanist"+os.Args[3], strings.NewReader(body))
+	if err == nil && body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	var resp *http.Response
+	if err == nil {
+		resp, err = client.Do(req)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	_, _ = io.Copy(os.Stdout, resp.Body)
+}
 
 // demoController is a controller that serves at its argument until it is told to end.
 func demoController() {

@@ -11,11 +11,12 @@ import (
 	"os/user"
 	"slices"
 	"strings"
-	"time"
+	"unicode"
 
-	"github.com/tanist/tanist/cmd/tanist/daemon"
+	"github.com/spf13/cobra"
+
 	"github.com/tanist/tanist/cmd/tanist/exit"
-	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // errUnchanged ends a command whose question was not answered with yes.
@@ -50,55 +51,29 @@ func confirm(ctx context.Context, in io.Reader, out io.Writer, question string, 
 	}
 }
 
-// ask writes the request unless another one is waiting.
-func ask(ctx context.Context, s daemon.Store, r election.Request) error {
-	absent := election.Version(0)
-	ctx, cancel := context.WithTimeout(ctx, daemon.StoreTimeout)
-	defer cancel()
-	err := s.Put(ctx, election.Put{Key: election.RequestKey, Value: r.Encode(), If: &absent})
-	switch {
-	case errors.Is(err, election.ErrConflict):
-		return exit.Errorf(exit.Failure, "another request is waiting: see `tanist list`, and `tanist cancel` to withdraw it")
-	case err != nil:
-		return writeError(err, "the request")
-	}
-	return nil
+// carryOut carries out a verb that has been checked, and prints what happens. It is recorded.
+func carryOut(ctx context.Context, cmd *cobra.Command, c *operate.Cluster, v operate.Verb) error {
+	return carryOutTo(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), c, v)
 }
 
-// phases prints the phases of the lease as they change.
-type phases struct {
-	out   io.Writer
-	begun time.Time
-	last  string
+func carryOutTo(ctx context.Context, out, errOut io.Writer, c *operate.Cluster, v operate.Verb) error {
+	unrecorded, err := c.Run(ctx, v, operate.Asker{Via: "command"}, saying(out))
+	if err == nil && unrecorded != nil { // otherwise the error says why
+		complain(errOut, "tanist: it is done, but `tanist audit` will not show it: "+clean(unrecorded.Error()))
+	}
+	return err
 }
 
-func (p *phases) see(a *election.Active) {
-	phase := "nobody holds the lease"
-	if a != nil {
-		phase = fmt.Sprintf("%s: %s, term %d", clean(a.Controller), clean(string(a.State)), a.Term)
+// saying prints lines. What comes from the store cannot move the cursor.
+func saying(out io.Writer) operate.Say {
+	return func(line string) {
+		fmt.Fprintln(out, strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+				return ' '
+			}
+			return r
+		}, strings.ToValidUTF8(line, "\ufffd")))
 	}
-	if phase != p.last {
-		fmt.Fprintf(p.out, "  +%-8s %s\n", time.Since(p.begun).Round(time.Millisecond), phase)
-		p.last = phase
-	}
-}
-
-// await prints the phases of the lease until a snapshot shows how the request ended, or until
-// timeout. meanwhile follows the error of a request that has not ended by then.
-func await(ctx context.Context, out io.Writer, s daemon.Store, timeout time.Duration, meanwhile string,
-	ended func(election.Snapshot) bool,
-) (election.Snapshot, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	seen := phases{out: out, begun: time.Now()}
-	snap, err := until(ctx, s, func(snap election.Snapshot) bool {
-		seen.see(snap.Active)
-		return ended(snap)
-	})
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = exit.Errorf(exit.InProgress, "still in progress after %v: %s%s", timeout, seen.last, meanwhile)
-	}
-	return snap, err
 }
 
 // operator returns the name of the requester, for the history.

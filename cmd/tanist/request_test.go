@@ -13,6 +13,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/election/electiontest"
+	"github.com/tanist/tanist/operate"
 )
 
 // TestAQuestionEndsWithTheInterruption: a read of a terminal does not, so the command would hang.
@@ -53,26 +54,13 @@ func TestWhatHappenedDuringTheQuestionCounts(t *testing.T) {
 		cmd := &cobra.Command{}
 		cmd.SetIn(io.MultiReader(strings.NewReader("y\n"), readerFunc(func() { write(during.key, during.value) }), strings.NewReader("ctl-a\n")))
 		cmd.SetOut(io.Discard)
-		c := confirmation{reading: reading{store: store, cluster: "orders", snap: snap}, name: "ctl-a", timeout: time.Millisecond}
-		if err := c.run(t.Context(), cmd); err == nil || !strings.Contains(err.Error(), during.want) || exit.Code(err) != exit.Failure {
+		c := confirmation{ConfirmDead: operate.ConfirmDead{Name: "ctl-a", Timeout: time.Millisecond}}
+		if err := c.run(t.Context(), cmd, reading{store: store, cluster: "orders", snap: snap}); err == nil || !strings.Contains(err.Error(), during.want) || exit.Code(err) != exit.Failure {
 			t.Errorf("%s: got %v, want %q", what, err, during.want)
 		}
 		if e, err := store.Get(t.Context(), election.DeadKey); err != nil || e.Version != 0 {
 			t.Errorf("%s: confirmed all the same: %s, %v", what, e.Value, err)
 		}
-	}
-}
-
-// TestARequestOfAnotherEndsTheWait: the active rejected ours, and somebody asked again.
-func TestARequestOfAnotherEndsTheWait(t *testing.T) {
-	ours := election.Request{ID: "ours", Op: election.OpSwitchover, Term: 7}
-	snap := election.Snapshot{Active: &election.Active{Controller: "ctl-a", Term: 7, State: election.StateServing}, Request: &ours}
-	if gone(snap, ours) {
-		t.Error("it is there")
-	}
-	snap.Request = &election.Request{ID: "theirs", Op: election.OpScheduled, Term: 7}
-	if !gone(snap, ours) {
-		t.Error("another one is there, and ours counts as waiting")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/vip"
 )
 
@@ -47,7 +48,7 @@ func holderOf(snap election.Snapshot, hosts []addressHost, address string) strin
 	holder := ""
 	for _, h := range hosts {
 		for _, v := range h.addresses {
-			if v.Address == address && onHost(v) && (holder == "" || holds(snap, h.controller)) {
+			if v.Address == address && onHost(v) && (holder == "" || operate.Holds(snap, h.controller)) {
 				holder = h.name
 			}
 		}

@@ -1,18 +1,9 @@
 package main
 
-import (
-	"strings"
-	"unicode"
-)
+import "github.com/tanist/tanist/operate"
 
-// clean makes a text from the store safe for one line on a terminal: it replaces what could move
-// the cursor or break a table with a space. Write access to the store must not give control of the
-// operator's screen.
-func clean(s string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\ufffd"), func(r rune) bool {
-		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
-	}), " ")
-}
+// clean is [operate.Clean].
+func clean(s string) string { return operate.Clean(s) }
 
 // short is clean, truncated to the width of a column.
 func short(s string) string {

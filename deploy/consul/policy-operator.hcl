@@ -25,6 +25,11 @@ key_prefix "tanist/orders/members/" {
   policy = "write"
 }
 
+# The records that `tanist audit` shows.
+key_prefix "tanist/orders/audit/" {
+  policy = "write"
+}
+
 # To see the leases and the registration with Consul's own tools.
 node "tanist-orders" {
   policy = "read"

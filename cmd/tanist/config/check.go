@@ -353,6 +353,7 @@ func (d *decoder) checkController(c *Controller) {
 	d.checkRun(c)
 	d.checkHealth(c)
 	d.checkFit(c)
+	d.checkNotify(c.Notify)
 	if c.Repository != nil {
 		d.checkRepository(c.Repository)
 	}
@@ -360,6 +361,7 @@ func (d *decoder) checkController(c *Controller) {
 	d.notNegative("failover_interval", c.Interval)
 	d.web(Web{HTTP: c.Listen.HTTP, SecretFile: c.Listen.SecretFile, Open: c.Listen.Open}, c.OnStoreLoss == "failsafe")
 	d.address("listen.agent_check", c.Listen.AgentCheck)
+	d.checkAccess(c.Listen)
 	switch {
 	case c.Listen.Admin == "":
 	case !strings.HasPrefix(c.Listen.Admin, "unix:/"):

@@ -9,6 +9,7 @@ import (
 	consulstore "github.com/tanist/tanist/backends/consul"
 	etcdstore "github.com/tanist/tanist/backends/etcd"
 	"github.com/tanist/tanist/haproxy"
+	"github.com/tanist/tanist/notify"
 	"github.com/tanist/tanist/plugin/host"
 	"github.com/tanist/tanist/postgres"
 )
@@ -134,6 +135,7 @@ type Controller struct {
 	Interval    time.Duration     `yaml:"failover_interval"`
 	VirtualIP   []VirtualIP       `yaml:"virtual_ip"`
 	Hooks       Hooks             `yaml:"hooks"`
+	Notify      []Notify          `yaml:"notify"`
 	Listen      Listen            `yaml:"listen"`
 	StateDir    string            `yaml:"state_dir"`
 	Watchdog    string            `yaml:"watchdog" one:"off auto required"`
@@ -295,6 +297,30 @@ func (h Hooks) Commands() map[string][]Command {
 	return map[string][]Command{"on_active": h.OnActive, "on_passive": h.OnPassive, "pre_start": h.PreStart, "on_stop_failure": h.OnStop}
 }
 
+// Notify is a channel that tells people what happens.
+type Notify struct {
+	Name    string        `yaml:"name"`
+	Kind    string        `yaml:"kind" one:"webhook slack teams alertmanager ntfy email command"`
+	Events  []string      `yaml:"events"`
+	Timeout time.Duration `yaml:"timeout"`
+
+	URL       string            `yaml:"url"`
+	URLFile   string            `yaml:"url_file"`
+	TokenFile string            `yaml:"token_file"`
+	Headers   map[string]string `yaml:"headers"`
+	Template  string            `yaml:"template"`
+	CAFile    string            `yaml:"ca_file"`
+
+	Server       string   `yaml:"server"`
+	From         string   `yaml:"from"`
+	To           []string `yaml:"to"`
+	Username     string   `yaml:"username"`
+	PasswordFile string   `yaml:"password_file"`
+	TLS          string   `yaml:"tls" one:"starttls tls none"`
+
+	Command []string `yaml:"command"`
+}
+
 // Listen configures the addresses of a process's interfaces.
 type Listen struct {
 	HTTP       string `yaml:"http"`
@@ -303,6 +329,21 @@ type Listen struct {
 	Advertise  string `yaml:"advertise"`
 	SecretFile string `yaml:"secret_file"`
 	Open       string `yaml:"open"`
+	// HTTPS is the address of the same interface over TLS. The authority in TLS is that of clients.
+	HTTPS  string   `yaml:"https"`
+	TLS    TLS      `yaml:"tls"`
+	Access []Access `yaml:"access"`
+}
+
+// Access gives a role at the REST interface to the clients that exactly one of its other keys
+// describes.
+type Access struct {
+	Role        string `yaml:"role" one:"viewer operator admin"`
+	User        string `yaml:"user"`
+	Group       string `yaml:"group"`
+	TokenFile   string `yaml:"token_file"`
+	Name        string `yaml:"name"`
+	Certificate string `yaml:"certificate"`
 }
 
 // Web configures the address of a process that has only a REST interface.
@@ -563,6 +604,8 @@ func fresh(t reflect.Type) reflect.Value {
 		return reflect.ValueOf(OneOf{Run: NewAgentRun()})
 	case reflect.TypeFor[Check]():
 		return reflect.ValueOf(Check{Method: "GET"})
+	case reflect.TypeFor[Notify]():
+		return reflect.ValueOf(Notify{TLS: notify.MailStartTLS, Timeout: notify.DefaultTimeout})
 	case reflect.TypeFor[FitCheck]():
 		return reflect.ValueOf(FitCheck{Interval: 30 * time.Second, Timeout: 10 * time.Second})
 	case reflect.TypeFor[File]():

@@ -57,13 +57,13 @@ func Agentwatch(ctx context.Context, l *config.Loaded, self Self) (err error) {
 		return err
 	}
 	down.beside(ctx, server.Run, process.ReapOrphans) // as PID 1 in a container nobody else reaps
-	notify("READY=1")
+	notifySystemd("READY=1")
 	log.Info().Str("version", self.Version).Int("pid", os.Getpid()).Msg("started")
 	// One host may run an agentwatch next to each of many agents.
 	settled := time.AfterFunc(settleTime, process.ShedText)
 	defer settled.Stop()
 	err = watch.Run(ctx)
-	notify("STOPPING=1")
+	notifySystemd("STOPPING=1")
 	if _, unreachable := errors.AsType[*agentwatch.UnreachableError](err); unreachable {
 		return exit.With(exit.Store, err)
 	}

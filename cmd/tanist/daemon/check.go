@@ -37,7 +37,8 @@ func Check(l *config.Loaded) error {
 		}
 		_, peersErr := makePeers(l.Controller)
 		_, addressErr := addressesOf(l.Controller)
-		errs = append(errs, err, healthErr, portErr, peersErr, addressErr)
+		_, notifyErr := Channels(l.Controller)
+		errs = append(errs, err, healthErr, portErr, peersErr, addressErr, notifyErr)
 	case config.KindAgent:
 		cfg, err := agentwatchConfig(l.Agent, zerolog.Nop())
 		if err == nil {

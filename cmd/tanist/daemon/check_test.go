@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,6 +17,12 @@ func TestConfigCheckRunsWhatTheStartRuns(t *testing.T) {
 	const fleet = "kind: agent\ncluster: orders\nname: agt-1\nagents:\n"
 	const proxy = "kind: haproxy\ncluster: orders\nhaproxy: {config: /no/such/haproxy.cfg, bind: \":8080\", admin_socket: /run/a.sock}\n"
 	const address = "kind: vip\ncluster: orders\ncontroller: ctl-a\n"
+	token, short := filepath.Join(t.TempDir(), "token"), filepath.Join(t.TempDir(), "short")
+	for file, text := range map[string]string{token: "0123456789abcdef\nfedcba9876543210\n", short: "0123456789abcdef\nshort\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	repository := func(keys string) string { return controller + "repository: {dsn_file: /dev/null, " + keys + "}\n" }
 	for _, c := range []struct{ name, text, want string }{
 		{"a virtual IP", address + "virtual_ip: [{address: 10.0.0.100/24, interface: eth0}]\n", ""},
@@ -73,6 +81,19 @@ func TestConfigCheckRunsWhatTheStartRuns(t *testing.T) {
 		{"two clusters of a name behind a proxy", proxy + "clusters:\n- {cluster: orders, bind: \":1\"}\n", "f.yml:5:13: clusters[0].cluster: \"orders\" is listed twice"},
 		{"a cluster that users reach nowhere", proxy + "clusters:\n- {cluster: other}\n", "f.yml:5:4: clusters[0].bind: is empty"},
 		{"a proxy with one slot", strings.Replace(proxy, "haproxy: {", "haproxy: {slots: 1, ", 1), "f.yml:3:18: haproxy.slots: 1; 2 to 64"},
+		{"who may change something", controller + "listen: {admin: \"unix:/run/a.sock\", access: [{role: operator, user: root}, {role: admin, group: root}]}\n", ""},
+		{"a role that is none", controller + "listen: {access: [{role: boss, token_file: " + token + "}]}\n", "f.yml:5:26: listen.access[0].role: \"boss\" is not one of viewer, operator, admin"},
+		{"a role of nobody", controller + "listen: {access: [{role: admin}]}\n", "listen.access[0]: give exactly one of user, group, token_file, certificate"},
+		{"a user without a socket", controller + "listen: {access: [{role: admin, user: root}]}\n", "listen.access[0]: users and groups are recognized at a Unix socket: set listen.admin"},
+		{"a group that is none", controller + "listen: {admin: \"unix:/run/a.sock\", access: [{role: admin, group: no-such}]}\n", "listen.access[0].group: there is no group \"no-such\""},
+		{"a token", controller + "listen: {access: [{role: admin, token_file: " + token + ", name: ci}]}\n", ""},
+		{"a token in clear", controller + "listen: {http: \":8710\", open: answers, access: [{role: operator, token_file: " + token + "}]}\n", "listen.access[0].token_file: over listen.http :8710 the token would cross the network in clear: set listen.https"},
+		{"a viewer's token in clear", controller + "listen: {http: \":8710\", open: answers, access: [{role: viewer, token_file: " + token + "}]}\n", ""},
+		{"a token that is too short", controller + "listen: {access: [{role: admin, token_file: " + short + "}]}\n", "listen.access[0].token_file: the secret has fewer than 16 characters"},
+		{"a token that is not there", controller + "listen: {access: [{role: admin, token_file: /no/such}]}\n", "listen.access[0].token_file: open /no/such"},
+		{"a certificate without an authority", controller + "listen: {access: [{role: admin, certificate: ana}]}\n", "listen.access[0].certificate: client certificates are checked at listen.https"},
+		{"https without a certificate", controller + "listen: {https: \":8712\"}\n", "f.yml:5:17: listen.https: it needs a certificate"},
+		{"a certificate without https", controller + "listen: {tls: {cert_file: " + token + ", key_file: " + token + "}}\n", "listen.tls: it is set, and listen.https is not"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, err := config.Parse([]byte(c.text), config.Options{File: "f.yml", Env: func(string) string { return "" }})

@@ -2,13 +2,12 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/tanist/tanist/api"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/health"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/sidecar"
 )
 
@@ -43,86 +42,39 @@ func clusterDocument(ctx context.Context, name string, v sidecar.View, backend e
 		c.Stale = true
 		return c
 	}
-	agents, err := ReadAgents(ctx, backend)
+	agents, err := operate.ReadAgents(ctx, backend)
 	if err != nil {
 		c.Stale = true
 		return c
 	}
 	c.Agents = agents
-	hosts, err := ReadVIPHosts(ctx, backend)
+	hosts, err := operate.ReadVIPHosts(ctx, backend)
 	if err != nil {
 		c.Stale = true
 		return c
 	}
 	c.VIPHosts = hosts
-	c.Gone, _ = ReadGone(ctx, backend, c.Controllers) // only people read it
+	c.Gone, _ = operate.ReadGone(ctx, backend, c.Controllers) // only people read it
 	return c
 }
 
-// ReadVIPHosts returns the hosts on which tanist vip runs. It skips unreadable entries.
-func ReadVIPHosts(ctx context.Context, keys election.Keys) ([]election.VIPHost, error) {
-	entries, err := keys.List(ctx, election.VIPPrefix)
-	if err != nil {
-		return nil, err
+// described has what the OpenAPI description says of a sidecar's routes.
+func described() map[string]api.Description {
+	active := api.Description{Summary: "Whether this controller serves under a valid lease", Returns: election.SidecarRecord{}}
+	return map[string]api.Description{
+		"/": active, "/active": active, "/primary": active, "/leader": active, "/read-write": active,
+		"/passive":               {Summary: "Whether this side is ready to take over", Returns: election.SidecarRecord{}},
+		"/ready":                 {Summary: "Whether this side serves, or is ready to take over", Returns: election.SidecarRecord{}},
+		"/live":                  {Summary: "Whether the process makes progress", Returns: election.SidecarRecord{}},
+		"/v1/status":             {Summary: "This side: state, lease, last decision and its reason", Returns: election.SidecarRecord{}},
+		election.ClusterDocument: {Summary: "The cluster, as tanist list -o json prints it", Returns: election.ClusterRecord{}},
+		"/v1/history":            {Summary: "The reigns, newest first", Returns: []election.History{}},
+		election.OutputDocument:  {Summary: "The last output of the controller's program", Returns: election.OutputRecord{}},
+		"/v1/events":             {Summary: "The present state, and then every change"},
+		operationsPath:           {Summary: "What operators asked for, newest first, as tanist audit -o json prints it", Returns: []election.Audit{}},
+		operationsPath + "/{id}": {Summary: "One operation, and how it goes", Returns: OperationDocument{}},
+		sidecar.AskPath:          {Summary: "A promise to a holder that has lost the store; signed with failsafe.secret_file"},
 	}
-	var hosts []election.VIPHost
-	for _, e := range entries {
-		if h, err := election.DecodeVIPHost(e.Value); err == nil {
-			hosts = append(hosts, h)
-		}
-	}
-	return hosts, nil
-}
-
-// ReadAgents returns the agents that are present. It skips unreadable entries.
-func ReadAgents(ctx context.Context, keys election.Keys) ([]election.Agent, error) {
-	entries, err := keys.List(ctx, election.AgentPrefix)
-	if err != nil {
-		return nil, err
-	}
-	agents := []election.Agent{}
-	for _, e := range entries {
-		var a election.Agent
-		if json.Unmarshal(e.Value, &a) == nil && a.Name != "" {
-			agents = append(agents, a)
-		}
-	}
-	return agents, nil
-}
-
-// ReadHistory returns the reigns, newest first. It skips unreadable entries.
-func ReadHistory(ctx context.Context, keys election.Keys) ([]election.History, error) {
-	entries, err := keys.List(ctx, election.HistoryPrefix)
-	if err != nil {
-		return nil, err
-	}
-	all := []election.History{}
-	for _, e := range slices.Backward(entries) {
-		var h election.History
-		if json.Unmarshal(e.Value, &h) == nil && h.Term > 0 {
-			all = append(all, h)
-		}
-	}
-	for i := range max(0, len(all)-1) {
-		whole(&all[i], all[i+1])
-	}
-	return all, nil
-}
-
-// whole adds to the outage of a reign what only the holder before could tell: how long its
-// controller had failed before it was stopped, and when it ended if nobody else saw that.
-func whole(h *election.History, before election.History) {
-	if before.Term != h.Term-1 || before.Ended.IsZero() {
-		return
-	}
-	if !h.OutageAtLeast {
-		if !h.OutageAtMost && h.Outage > 0 {
-			h.Outage += before.EndDetect
-		}
-		return
-	}
-	sinceEnd := election.ToMillis(h.When.Sub(before.Ended)) // by the clocks of two hosts, perhaps
-	h.Outage = max(h.Outage, sinceEnd+before.EndStop+before.EndDetect)
 }
 
 // sidecarMetrics returns the metrics of one sidecar.
@@ -162,6 +114,7 @@ func sidecarMetrics(p *sidecarProcess, s *sidecar.Sidecar) api.Gauges {
 			}
 			samples = append(samples, p.self.samples()...)
 			samples = append(samples, p.checkSamples(v)...)
+			samples = append(samples, p.notices.samples()...)
 			for _, why := range election.Whys() {
 				samples = append(samples, api.Sample{
 					Name: "tanist_takeovers_total", Help: "Reigns of this sidecar that served, by what had made it take over.", Counter: true,

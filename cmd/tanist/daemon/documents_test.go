@@ -44,32 +44,6 @@ func TestOnlyWhatFollowersAcceptIsAdvertised(t *testing.T) {
 	}
 }
 
-// TestOutageIncludesWhatOnlyTheHolderBeforeKnew: how long its controller had failed, and when it
-// ended if nobody else saw that.
-func TestOutageIncludesWhatOnlyTheHolderBeforeKnew(t *testing.T) {
-	end := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	before := election.History{Term: 7, Ended: end, EndDetect: 3200, EndStop: 100}
-	for _, tc := range []struct {
-		name   string
-		h      election.History
-		before election.History
-		want   election.Millis
-	}{
-		{"a hang", election.History{Term: 8, Outage: 131}, before, 3331},
-		{"both sidecars were stopped", election.History{Term: 8, When: end.Add(21 * time.Second), Outage: 489, OutageAtLeast: true}, election.History{Term: 7, Ended: end}, 21000},
-		{"a clock that is behind", election.History{Term: 8, When: end.Add(-time.Second), Outage: 489, OutageAtLeast: true}, election.History{Term: 7, Ended: end}, 489},
-		{"a crash", election.History{Term: 8, Outage: 9000, OutageAtMost: true}, election.History{Term: 7}, 9000},
-		{"another reign in between", election.History{Term: 9, Outage: 131}, before, 131},
-		{"the first reign", election.History{Term: 8}, before, 0},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if whole(&tc.h, tc.before); tc.h.Outage != tc.want {
-				t.Errorf("%v, want %v", tc.h.Outage, tc.want)
-			}
-		})
-	}
-}
-
 // TestMetricsOfChecksAreOfNow: those of health while the controller runs, those of fit while it does
 // not.
 func TestMetricsOfChecksAreOfNow(t *testing.T) {

@@ -52,10 +52,10 @@ func VIP(ctx context.Context, l *config.Loaded, self Self) (err error) {
 		return err
 	}
 	down.beside(ctx, server.Run, presence, process.ReapOrphans) // as PID 1 in a container nobody else reaps
-	notify("READY=1")
+	notifySystemd("READY=1")
 	log.Info().Str("version", self.Version).Int("pid", os.Getpid()).Str("controller", c.Controller).Msg("started")
 	err = follower.Run(ctx)
-	notify("STOPPING=1")
+	notifySystemd("STOPPING=1")
 	return err
 }
 

@@ -107,10 +107,10 @@ func HAProxy(ctx context.Context, l *config.Loaded, self Self) (err error) {
 		return err
 	}
 	down.beside(ctx, server.Run, process.ReapOrphans) // as PID 1 in a container nobody else reaps
-	notify("READY=1")
+	notifySystemd("READY=1")
 	log.Info().Str("version", self.Version).Int("pid", os.Getpid()).Msg("started")
 	err = proxy.Run(ctx)
-	notify("STOPPING=1")
+	notifySystemd("STOPPING=1")
 	if ctx.Err() != nil {
 		return nil // it ended as requested
 	}

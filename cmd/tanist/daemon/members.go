@@ -99,20 +99,3 @@ func memberChanges(entries []election.Entry, present []election.Controller, now 
 func memberOf(c election.Controller) election.Member {
 	return election.Member{Name: c.Name, URL: c.URL, Host: hostName(c.Host)}
 }
-
-// ReadGone returns the members that are not among the present controllers. It skips unreadable
-// entries.
-func ReadGone(ctx context.Context, keys election.Keys, present []election.Controller) ([]election.Member, error) {
-	entries, err := keys.List(ctx, election.MemberPrefix)
-	if err != nil {
-		return nil, err
-	}
-	var gone []election.Member
-	for _, e := range entries {
-		m, err := election.DecodeMember(e.Value)
-		if err == nil && !slices.ContainsFunc(present, func(c election.Controller) bool { return c.Name == m.Name }) {
-			gone = append(gone, m)
-		}
-	}
-	return gone, nil
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/election/electiontest"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/sidecar"
 )
 
@@ -43,7 +44,7 @@ func TestMemberThatIsGoneIsStillKnown(t *testing.T) {
 		gone := func() []election.Member {
 			t.Helper()
 			synctest.Wait()
-			all, err := ReadGone(ctx, keys, view.Snapshot.Controllers)
+			all, err := operate.ReadGone(ctx, keys, view.Snapshot.Controllers)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path"
 	"strings"
 	"sync"
 
@@ -75,9 +76,25 @@ func outputDocument(c *config.Controller, incarnation string, ring *outputRing) 
 	case c.Run.Output == "journal":
 		o.Elsewhere = "the journal: journalctl -t " + c.Cluster + "-" + c.Name
 	default:
-		o.Elsewhere = "the sidecar's own standard output; with run.output: log, or file:PATH, it is kept here"
+		o.Elsewhere = ownOutput(os.Getenv("JOURNAL_STREAM"), "/proc/self/cgroup") + "; with run.output: log, or file:PATH, it is kept here"
 	}
 	return o, nil
+}
+
+// ownOutput returns where the sidecar's standard output goes, as far as it knows. systemd sets stream
+// if that is the journal.
+func ownOutput(stream, cgroup string) string {
+	const own = "the sidecar's own standard output"
+	if stream == "" {
+		return own
+	}
+	b, _ := os.ReadFile(cgroup) // without it, the unit is not named
+	for line := range strings.Lines(string(b)) {
+		if unit := path.Base(strings.TrimSpace(line)); strings.HasSuffix(unit, ".service") {
+			return own + ", in the journal of its unit: journalctl -u " + unit
+		}
+	}
+	return own + ", in the journal"
 }
 
 // tail returns the last lines of a file. What is no regular file could block.

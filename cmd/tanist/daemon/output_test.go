@@ -89,3 +89,21 @@ func TestOutputOfAFileIsItsEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestOutputThatIsInheritedIsNamed: who asks for it is sent to the journal of the sidecar's unit, if it
+// is there.
+func TestOutputThatIsInheritedIsNamed(t *testing.T) {
+	cgroup := filepath.Join(t.TempDir(), "cgroup")
+	if err := os.WriteFile(cgroup, []byte("0::/system.slice/tanist-orders.service\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ stream, cgroup, want string }{
+		{"", cgroup, "the sidecar's own standard output"},
+		{"8:1234", cgroup, "the sidecar's own standard output, in the journal of its unit: journalctl -u tanist-orders.service"},
+		{"8:1234", "/no/such/file", "the sidecar's own standard output, in the journal"},
+	} {
+		if got := ownOutput(c.stream, c.cgroup); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}

@@ -69,3 +69,59 @@ func TestPauseForATimeEndsByItself(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestStandbyForATimeEndsByItself: of the one whose time is up, and of no other; a new one counts
+// anew.
+func TestStandbyForATimeEndsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := electiontest.NewStore().Client("a")
+		read := func() election.Standbys {
+			e, err := keys.Get(context.Background(), election.StandbyKey) // also while the watch ends
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Version == 0 {
+				return nil
+			}
+			all, err := election.DecodeStandbys(e.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		put := func(all election.Standbys) {
+			if err := keys.Put(t.Context(), election.Put{Key: election.StandbyKey, Value: all.Encode()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		w := &pauseWatch{keys: keys, log: zerolog.Nop(), view: func() sidecar.View {
+			return sidecar.View{Snapshot: election.Snapshot{Standbys: read()}}
+		}}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.run(ctx)
+		}()
+		put(election.Standbys{"a": {By: "ana", For: time.Minute}, "b": {By: "ana", Ban: true, For: time.Hour}, "c": {By: "ana"}})
+		time.Sleep(58 * time.Second)
+		if got := read(); len(got) != 3 {
+			t.Errorf("before its time: %v", got)
+		}
+		time.Sleep(4 * time.Second)
+		if got := read(); len(got) != 2 || got["a"].By != "" {
+			t.Errorf("after its time: %v", got)
+		}
+		put(election.Standbys{"b": {By: "bob", Ban: true, For: time.Hour}, "c": {By: "ana"}})
+		time.Sleep(59 * time.Minute)
+		if got := read(); len(got) != 2 {
+			t.Errorf("another of the same name: %v", got)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := read(); len(got) != 1 || got["c"].By != "ana" {
+			t.Errorf("at the end: %v", got)
+		}
+		stop()
+		<-done
+	})
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/tanist/tanist/cmd/tanist/exit"
 	"github.com/tanist/tanist/election"
 	"github.com/tanist/tanist/haproxy"
+	"github.com/tanist/tanist/operate"
 	"github.com/tanist/tanist/sidecar"
 )
 
@@ -36,7 +37,17 @@ func advertised(l config.Listen) string {
 }
 
 // listen makes the sidecar's server, on all of its addresses.
-func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar) (*api.Server, error) {
+func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar, down *teardown) (*api.Server, error) {
+	server := api.New(p.served(ctx, s, newOperations(ctx, p.cfg.Cluster, p.cfg.Name, p.backend, p.log, down)))
+	if err := listen(server, p.cfg.Listen); err != nil {
+		server.Close()
+		return nil, err
+	}
+	return server, nil
+}
+
+// served returns what the sidecar's server serves, and to whom.
+func (p *sidecarProcess) served(ctx context.Context, s *sidecar.Sidecar, o *operations) api.Config {
 	cfg := api.Config{
 		Answers: p.answers(s),
 		Documents: map[string]api.Document{
@@ -44,13 +55,18 @@ func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar) (*api.S
 			"/v1/cluster": func(ctx context.Context) (any, error) {
 				return clusterDocument(ctx, p.cfg.Cluster, s.View(), p.backend), nil
 			},
-			"/v1/history": func(ctx context.Context) (any, error) { return ReadHistory(ctx, p.backend) },
+			"/v1/history": func(ctx context.Context) (any, error) { return operate.ReadHistory(ctx, p.backend) },
 		},
 		Private: map[string]api.Document{
 			election.OutputDocument: func(context.Context) (any, error) { return outputDocument(p.cfg, p.incarnation, &p.output) },
+			operationsPath:          o.list,
 		},
-		Handlers: map[string]http.Handler{},
-		Metrics:  []prometheus.Collector{sidecarMetrics(p, s)},
+		Items:     map[string]api.Item{operationsPath + "/{id}": o.document},
+		Writes:    o.writes(),
+		Grants:    grantsOf(p.cfg.Listen),
+		Described: described(),
+		Handlers:  map[string]http.Handler{},
+		Metrics:   []prometheus.Collector{sidecarMetrics(p, s)},
 		AgentCheck: func() string {
 			view := s.View()
 			state := view.Status.State
@@ -69,12 +85,7 @@ func (p *sidecarProcess) listen(ctx context.Context, s *sidecar.Sidecar) (*api.S
 		cfg.Handlers["POST "+sidecar.AskPath] = p.peers.Handler(s.Promise)
 	}
 	l := p.cfg.Listen
-	server := api.New(restricted(cfg, config.Web{SecretFile: l.SecretFile, Open: l.Open}))
-	if err := listen(server, p.cfg.Listen); err != nil {
-		server.Close()
-		return nil, err
-	}
-	return server, nil
+	return restricted(cfg, config.Web{SecretFile: l.SecretFile, Open: l.Open})
 }
 
 // answers returns the answers about roles and states. They come from memory, not from the store.
@@ -116,6 +127,11 @@ func listen(server *api.Server, l config.Listen) error {
 	if l.HTTP != "" {
 		if _, err := server.Listen(l.HTTP); err != nil {
 			return exit.Errorf(exit.Failure, inUse, "listen.http", err)
+		}
+	}
+	if l.HTTPS != "" {
+		if _, err := server.ListenTLS(l.HTTPS, trustFiles(l.TLS)); err != nil {
+			return exit.Errorf(exit.Failure, inUse, "listen.https", err)
 		}
 	}
 	if l.AgentCheck != "" {

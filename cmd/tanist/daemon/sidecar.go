@@ -40,7 +40,10 @@ func Sidecar(ctx context.Context, l *config.Loaded, self Self) (err error) {
 	}
 	s := sidecar.New(cfg)
 	p.book.showTo(s.ShowVirtualIPs)
-	server, err := p.listen(ctx, s)
+	if p.notices, err = p.newNotifier(s.View); err != nil {
+		return exit.With(exit.Config, p.l.Problems(err))
+	}
+	server, err := p.listen(ctx, s, &down)
 	if err != nil {
 		return err
 	}
@@ -49,13 +52,14 @@ func Sidecar(ctx context.Context, l *config.Loaded, self Self) (err error) {
 		func(ctx context.Context) { runAnnouncer(ctx, p.backend) },
 		p.store.run,
 		p.fit.loop,
+		p.notices.run,
 		(&memberWatch{p.backend, s.View, p.log}).run,
 		(&pauseWatch{keys: p.backend, view: s.View, log: p.log}).run,
 	)
-	notify("READY=1\nSTATUS=taking part in the election of " + p.cfg.Cluster)
+	notifySystemd("READY=1\nSTATUS=taking part in the election of " + p.cfg.Cluster)
 	p.log.Info().Str("version", self.Version).Int("pid", os.Getpid()).Msg("started")
 	err = s.Run(ctx)
-	notify("STOPPING=1")
+	notifySystemd("STOPPING=1")
 	switch {
 	case errors.Is(err, election.ErrNameTaken):
 		return nameTaken(around, p.backend, p.cfg)
@@ -83,6 +87,7 @@ type sidecarProcess struct {
 	fit         *fitness
 	checks      *health.Monitor // nil: none
 	output      outputRing
+	notices     *notifier // nil without channels
 }
 
 // openStore opens the store, and checks that it responds unless an earlier process left a reign:
@@ -238,7 +243,7 @@ func nameTaken(ctx context.Context, keys election.Keys, c *config.Controller) er
 	return exit.Errorf(exit.Config, "name: another live process of cluster %s is %s already%s: give this one another name, or stop that one", c.Cluster, c.Name, who)
 }
 
-// notify notifies systemd, if it started us.
-func notify(state string) {
+// notifySystemd notifies systemd, if it started us.
+func notifySystemd(state string) {
 	_, _ = systemd.SdNotify(false, state) // without systemd there is nobody to notify
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tanist/tanist/cmd/tanist/config"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // The exit codes, the same for every command.
@@ -86,11 +87,31 @@ func Code(err error) int {
 	if own, ok := errors.AsType[*coded](err); ok {
 		return own.code
 	}
+	if op, ok := errors.AsType[*operate.Error](err); ok {
+		return ofOperation(op.Kind)
+	}
 	_, problems := errors.AsType[config.Problems](err)
 	switch {
 	case problems || errors.Is(err, election.ErrNameTaken):
 		return Config
 	case errors.Is(err, election.ErrDenied):
+		return Denied
+	default:
+		return Failure
+	}
+}
+
+func ofOperation(kind operate.Kind) int {
+	switch kind {
+	case operate.Invalid:
+		return Usage
+	case operate.NotActive:
+		return NotActive
+	case operate.InProgress:
+		return InProgress
+	case operate.Unreachable:
+		return Store
+	case operate.Denied:
 		return Denied
 	default:
 		return Failure
