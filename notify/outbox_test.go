@@ -158,10 +158,12 @@ func TestWhatFailsIsRetriedWithBackOff(t *testing.T) {
 		var log bytes.Buffer
 		o := NewOutbox(Config{Store: store.Client("a"), Member: "a", Channels: []Channel{r.of("a")}, Log: zerolog.New(&log)})
 		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go o.Run(ctx)
+		var running sync.WaitGroup
+		running.Go(func() { o.Run(ctx) })
 		o.Tell([]Notice{{ID: "down-7", Text: "nobody is active"}})
 		time.Sleep(3 * time.Hour)
+		cancel()
+		running.Wait()
 		want := "[0s 1s 3s 1m3s 1m11s 1m27s"
 		if got := fmt.Sprint(tries); !strings.HasPrefix(got, want) || tries[len(tries)-1] > GiveUp || tries[len(tries)-1] < GiveUp-10*time.Minute {
 			t.Errorf("tried at %s, want %s…", got, want)

@@ -188,14 +188,18 @@ func TestNobodyChangesAnythingWithoutTheRole(t *testing.T) {
 					t.Errorf("%s: %s %s has changed something", c.name, method, path)
 				}
 			}
+		}
+	}
+	if writes < 10 {
+		t.Errorf("only %d routes change something", writes)
+	}
+	for path, methods := range doc.Paths {
+		for method := range methods {
 			w := from(s, here, strings.ToUpper(method), strings.ReplaceAll(path, "{name}", "ctl-a"), "an-old-one-admin", "")
 			if w.Code == 401 || w.Code == 403 {
 				t.Errorf("the admin is denied: %s %s: %d %s", method, path, w.Code, w.Body)
 			}
 		}
-	}
-	if writes < 10 {
-		t.Errorf("only %d routes change something", writes)
 	}
 }
 
