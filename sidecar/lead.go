@@ -117,6 +117,9 @@ type reign struct {
 	restarter *restarter
 	downSince election.Instant // when the controller last stopped serving, or the first sign of that was seen
 	failed    election.Instant // when the first sign of the fault that ended the reign was seen; zero: unknown
+	// unwatched: the controller ended, or failed, while no process of the sidecar watched it, and
+	// failed is the earliest moment of that.
+	unwatched bool
 }
 
 // run returns why the reign ended: an [*election.Ending] if the lease or an operator ended it, else
@@ -316,6 +319,11 @@ func (r *reign) adopt(ctx context.Context) (err error) {
 		return errors.New("cannot adopt the controller: its driver does not support it")
 	}
 	r.inherited = t.State() == election.StateServing
+	// While it is not known to run, it may have ended at any time since the last renewal of the process
+	// before, without which the lease would be over.
+	if t.State() == election.StateServing {
+		r.failed, r.unwatched = r.cfg.Clock().Add(-t.Timing().TTL), true
+	}
 	defer r.starting.Wait()
 	defer func() { r.stop(ctx, err) }()
 	if err := adopter.Adopt(ctx, t.Deadline()); err != nil {
@@ -330,6 +338,7 @@ func (r *reign) adopt(ctx context.Context) (err error) {
 	if err := r.ready(ctx, !serving); err != nil {
 		return err
 	}
+	r.failed, r.unwatched = 0, false
 	if serving {
 		r.enter(election.StateServing, t.Reason)
 		r.board.announce(election.RoleActive)
@@ -371,7 +380,9 @@ func (r *reign) ready(ctx context.Context, checked bool) error {
 		}
 		return err
 	case <-r.cfg.Controller.Exited():
-		r.failed = r.cfg.Clock()
+		if !r.unwatched {
+			r.failed = r.cfg.Clock()
+		}
 		if cause := ending(ctx); cause != nil {
 			return cause
 		}
@@ -648,7 +659,7 @@ func (r *reign) stop(ctx context.Context, why error) {
 	if r.failed != 0 {
 		r.downSince = r.failed
 		r.history.EndDetect = election.ToMillis(begun.Sub(r.failed))
-		r.history.EndAtMost = errors.As(why, new(*unhealthyError))
+		r.history.EndAtMost = r.unwatched || errors.As(why, new(*unhealthyError))
 	}
 	// The elector renews until the reign has ended, and each renewal moves the guard's deadline, so
 	// a graceful stop may take longer than one validity.

@@ -266,6 +266,30 @@ func TestAdoptedReignEndsAsAnyOther(t *testing.T) {
 	})
 }
 
+// TestControllerThatEndedWithNobodyWatchingIsInTheHistory: sidecar and controller died together, and
+// the next process finds nothing to adopt. It tells since when, at most.
+func TestControllerThatEndedWithNobodyWatchingIsInTheHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, all := sites(t, "ctl-a", "ctl-b")
+		a, b := all[0], all[1]
+		died := time.Now()
+		a.now.kill()
+		a.program.crash()
+		time.Sleep(2 * time.Second)
+		a.boot()
+		w.wait(10*time.Second, "ctl-b serves", b.now.sidecar.Serving)
+		took := time.Since(died)
+		var h election.History
+		w.wait(5*time.Second, "the end is in the history", func() bool {
+			return json.Unmarshal([]byte(w.store.Value(election.HistoryKey(1))), &h) == nil && !h.Ended.IsZero()
+		})
+		if detect := time.Duration(h.EndDetect) * time.Millisecond; h.When.IsZero() || !h.EndAtMost || detect < 2*time.Second || detect > took+5*time.Second {
+			t.Errorf("nobody served for %v, and the end of the reign is %+v", took, h)
+		}
+		w.finishSites(all)
+	})
+}
+
 // TestTargetThatVanishesVoidsTheRequest: the target of a move dies before the release. The others
 // do not leave the lease to it.
 func TestTargetThatVanishesVoidsTheRequest(t *testing.T) {
