@@ -113,7 +113,7 @@ func (v *Switchover) await(ctx context.Context, c *Cluster, say Say) (snap elect
 			down = time.Now()
 		}
 		// If the request vanishes while the old reign serves, the active has rejected it.
-		refused = rejected(snap, v.request)
+		refused = Rejected(snap, v.request)
 		return refused || (snap.Active.Serving() && snap.Active.Term > v.from.Term)
 	})
 	if err == nil && refused {
@@ -122,8 +122,8 @@ func (v *Switchover) await(ctx context.Context, c *Cluster, say Say) (snap elect
 	return snap, down, err
 }
 
-// rejected reports whether the active has rejected a request: it serves on in its term without it.
+// Rejected reports whether the active has rejected a request: it serves on in its term without it.
 // Another operator's may be there by then.
-func rejected(snap election.Snapshot, r election.Request) bool {
+func Rejected(snap election.Snapshot, r election.Request) bool {
 	return snap.Active.Serving() && snap.Active.Term == r.Term && (snap.Request == nil || snap.Request.ID != r.ID)
 }

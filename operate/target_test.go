@@ -128,11 +128,11 @@ func TestParseWhen(t *testing.T) {
 func TestARequestOfAnotherEndsTheWait(t *testing.T) {
 	ours := election.Request{ID: "ours", Op: election.OpSwitchover, Term: 7}
 	snap := election.Snapshot{Active: &election.Active{Controller: "ctl-a", Term: 7, State: election.StateServing}, Request: &ours}
-	if rejected(snap, ours) {
+	if Rejected(snap, ours) {
 		t.Error("it is there")
 	}
 	snap.Request = &election.Request{ID: "theirs", Op: election.OpScheduled, Term: 7}
-	if !rejected(snap, ours) {
+	if !Rejected(snap, ours) {
 		t.Error("another one is there, and ours counts as waiting")
 	}
 }

@@ -160,7 +160,7 @@ func (e *exercise) Follow(ctx context.Context, c *operate.Cluster, say operate.S
 		wait += time.Until(e.At)
 	}
 	e.after, err = operate.Await(ctx, c.Store, say, wait, "; `tanist cancel` withdraws what has not begun", func(snap election.Snapshot) bool {
-		refused = snap.Active.Serving() && snap.Active.Term == r.Term && snap.Request == nil
+		refused = operate.Rejected(snap, r)
 		return refused || snap.Active.Serving() && snap.Active.Term > r.Term
 	})
 	if err == nil && refused {
