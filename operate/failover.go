@@ -49,7 +49,7 @@ func (v *Failover) Target() string { return v.target.Name }
 func (v *Failover) GivesUp(c *Cluster) (lines []string, needs string) {
 	if leftOut(c.Snap, v.target) {
 		lines = giveUp(c.Snap, v.target.Name)
-		needs = fmt.Sprintf("%s is unlisted, and %s may still be running", v.target.Name, lastHolder(c.Snap))
+		needs = fmt.Sprintf("%s is unlisted, and %s may still be running", v.target.Name, LastHolder(c.Snap))
 	}
 	if standingBy(c.Snap, v.target) {
 		lines = append(lines, fmt.Sprintf("%s is %s. By force it takes over all the same.", v.target.Name, c.Snap.Standbys[v.target.Name].Words(v.target.Name)))
@@ -134,13 +134,13 @@ func leftOut(snap election.Snapshot, k election.Controller) bool {
 	return k.State == election.StateUnlisted || k.State == election.StateStandby && !snap.Breadcrumb.Clean && heirs != "" && !slices.Contains(strings.Split(heirs, ","), k.Name)
 }
 
-func lastHolder(snap election.Snapshot) string {
+func LastHolder(snap election.Snapshot) string {
 	return cmp.Or(Clean(snap.Breadcrumb.Controller), "the last holder")
 }
 
 // giveUp tells what is given up when one takes over that the last holder did not list.
 func giveUp(snap election.Snapshot, target string) []string {
-	holder, crumb := lastHolder(snap), snap.Breadcrumb
+	holder, crumb := LastHolder(snap), snap.Breadcrumb
 	heirs := slices.DeleteFunc(strings.Split(Clean(crumb.Heirs), ","), func(name string) bool { return name == "" || name == crumb.Controller })
 	term := ""
 	if crumb.Of() != 0 {

@@ -318,10 +318,9 @@ func (r *reign) adopt(ctx context.Context) (err error) {
 	if !ok {
 		return errors.New("cannot adopt the controller: its driver does not support it")
 	}
-	r.inherited = t.State() == election.StateServing
 	// While it is not known to run, it may have ended at any time since the last renewal of the process
 	// before, without which the lease would be over.
-	if t.State() == election.StateServing {
+	if r.inherited = t.State() == election.StateServing; r.inherited {
 		r.failed, r.unwatched = r.cfg.Clock().Add(-t.Timing().TTL), true
 	}
 	defer r.starting.Wait()

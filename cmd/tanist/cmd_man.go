@@ -36,7 +36,7 @@ func manPages(dir string, root *cobra.Command) error {
 	write := func(name string, page func(out io.Writer)) error {
 		var b bytes.Buffer
 		page(&b)
-		if err := os.WriteFile(filepath.Join(dir, name+".1"), b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+".1"), b.Bytes(), 0o644); err != nil { //nolint:gosec // everybody may read a manual page
 			return fmt.Errorf("cannot write the page: %v", err)
 		}
 		return nil

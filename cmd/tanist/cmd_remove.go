@@ -66,7 +66,7 @@ func removeCluster(ctx context.Context, in io.Reader, out io.Writer, r reading, 
 		"highest term that its sidecars' state directories or its repository know, or with 1 if they know none.\n", len(entries), r.cluster, r.snap.Breadcrumb.Term)
 	if last := r.snap.Breadcrumb; last.Of() > 0 && !last.Clean {
 		fmt.Fprintf(out, "The reign of %s, term %d, has not ended clean: its controller may still run without the store. Make sure that it does not.\n",
-			lastHolder(r.snap), last.Of())
+			operate.LastHolder(r.snap), last.Of())
 	}
 	if !yes {
 		if err := confirm(ctx, in, out, "Type the name of the cluster to remove it:", r.cluster); err != nil {
