@@ -213,6 +213,9 @@ func (c *chaos) inflict(fault string) {
 	c.n++
 	c.until("another process of the controller runs", func(*election.Active, map[string]election.State) bool {
 		for _, s := range c.seats {
+			if _, err := os.Stat(s.dir + "/stamps"); err != nil {
+				continue // it has never run
+			}
 			if now, ago := c.last(s); now != pid && ago < 100*time.Millisecond {
 				return true
 			}
