@@ -50,7 +50,7 @@ func description(routes []route) object {
 			op["security"] = []object{{"token": []string{}}, {"certificate": []string{}}}
 		}
 		var parameters []object
-		for _, part := range strings.Split(r.path, "/") {
+		for part := range strings.SplitSeq(r.path, "/") {
 			if name, ok := strings.CutPrefix(part, "{"); ok {
 				parameters = append(parameters, object{"name": strings.TrimSuffix(name, "}"), "in": "path", "required": true, "schema": object{"type": "string"}})
 			}

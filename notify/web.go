@@ -209,11 +209,11 @@ const (
 // alert returns an alert of Alertmanager's API. It has an explicit end, because nobody repeats it as
 // Prometheus does.
 func alert(n Notice) any {
-	name := ""
+	var name strings.Builder
 	for word := range strings.SplitSeq(n.Event, "-") {
-		name += strings.ToUpper(word[:1]) + word[1:]
+		name.WriteString(strings.ToUpper(word[:1]) + word[1:])
 	}
-	labels := map[string]string{"alertname": "Tanist" + name, "cluster": n.Cluster, "severity": string(n.Severity)}
+	labels := map[string]string{"alertname": "Tanist" + name.String(), "cluster": n.Cluster, "severity": string(n.Severity)}
 	if n.Name != "" {
 		labels["controller"] = n.Name
 	}

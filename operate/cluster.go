@@ -185,7 +185,8 @@ func outage(down time.Time) string {
 
 // commandLine returns a command as it is typed. An empty argument is left out, with the flag before it.
 func commandLine(args ...string) string {
-	line := "tanist"
+	var line strings.Builder
+	line.WriteString("tanist")
 	for i := 0; i < len(args); i++ {
 		if strings.HasPrefix(args[i], "--") && i+1 < len(args) && args[i+1] == "" {
 			i++
@@ -194,9 +195,9 @@ func commandLine(args ...string) string {
 		if args[i] == "" {
 			continue
 		}
-		line += " " + quoted(args[i])
+		line.WriteString(" " + quoted(args[i]))
 	}
-	return line
+	return line.String()
 }
 
 // quoted returns an argument as a shell reads it.

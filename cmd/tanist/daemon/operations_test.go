@@ -123,9 +123,11 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"/", "/active", "/leader", "/live", "/metrics", "/passive", "/primary", "/read-write", "/ready", "/v1/bans/{name}", "/v1/cluster", "/v1/confirm-dead",
+	want := []string{
+		"/", "/active", "/leader", "/live", "/metrics", "/passive", "/primary", "/read-write", "/ready", "/v1/bans/{name}", "/v1/cluster", "/v1/confirm-dead",
 		"/v1/events", "/v1/failover", "/v1/history", "/v1/members/{name}", "/v1/openapi.json", "/v1/operations", "/v1/operations/{id}", "/v1/output", "/v1/pause",
-		"/v1/request", "/v1/restart", "/v1/standbys/{name}", "/v1/status", "/v1/switchover"}
+		"/v1/request", "/v1/restart", "/v1/standbys/{name}", "/v1/status", "/v1/switchover",
+	}
 	if got := slices.Sorted(maps.Keys(doc.Paths)); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
