@@ -11,6 +11,7 @@ import (
 
 	"github.com/tanist/tanist/cmd/tanist/daemon"
 	"github.com/tanist/tanist/election"
+	"github.com/tanist/tanist/operate"
 )
 
 // clusterLine is one cluster of a store.
@@ -90,7 +91,7 @@ func readCluster(ctx context.Context, c daemon.StoreConfig) clusterLine {
 		line.Active, line.URL = snap.Active.Controller, snap.Active.URL
 	}
 	for _, k := range snap.Controllers {
-		if !holds(snap, k.Name) {
+		if !operate.Holds(snap, k.Name) {
 			line.Passives++
 		}
 		if k.Fit() {

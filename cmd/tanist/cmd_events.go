@@ -314,10 +314,6 @@ func ofHolder(s election.State) bool {
 	return s == election.StateStarting || s == election.StateServing || s == election.StateStopping
 }
 
-func holds(s election.Snapshot, name string) bool {
-	return s.Active != nil && s.Active.Controller == name
-}
-
 func agentChanges(old, now []election.Agent, tell told) {
 	before := map[string]election.Agent{}
 	for _, a := range old {
