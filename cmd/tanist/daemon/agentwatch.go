@@ -142,7 +142,7 @@ func agentwatchConfig(c *config.Agent, log zerolog.Logger) (agentwatch.Config, e
 	return cfg, nil
 }
 
-// settleTime is how long the memory use of an agentwatch takes to settle after its start, at most.
+// settleTime is how long the memory use of a process takes to settle after its start, at most.
 const settleTime = 5 * time.Second
 
 // agentReady reports whether every agent runs, pointed at the target.

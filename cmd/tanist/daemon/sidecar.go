@@ -58,6 +58,8 @@ func Sidecar(ctx context.Context, l *config.Loaded, self Self) (err error) {
 	)
 	notifySystemd("READY=1\nSTATUS=taking part in the election of " + p.cfg.Cluster)
 	p.log.Info().Str("version", self.Version).Int("pid", os.Getpid()).Msg("started")
+	settled := time.AfterFunc(settleTime, process.ShedText)
+	defer settled.Stop()
 	err = s.Run(ctx)
 	notifySystemd("STOPPING=1")
 	switch {
