@@ -2,31 +2,10 @@ package plugin
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"github.com/tanist/tanist/election"
 )
-
-const (
-	// followAttempt bounds a read of the role key by a follower.
-	followAttempt = 2 * time.Second
-	// The pause before a broken watch or a failed read is retried, doubled each time.
-	minPause = 100 * time.Millisecond
-	maxPause = time.Second
-)
-
-// pause waits before attempt number n (0: the first repetition), with jitter, because all hosts of a
-// cluster lose the store at the same moment.
-func pause(ctx context.Context, n int) {
-	d := min(minPause<<min(n, 10), maxPause)
-	timer := time.NewTimer(d/2 + rand.N(d))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}
 
 // signal puts a value into a channel with a buffer of one, unless there is one already.
 func signal[T any](to chan T) {
@@ -46,12 +25,12 @@ func (b *Backend) watching(ctx context.Context, changed func()) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > maxPause {
+		if time.Since(began) > election.LongestPause {
 			failures = 0
 		}
 		b.log.Debug().Err(err).Msg("watch broke; retrying")
 		changed()
-		pause(ctx, failures)
+		election.PauseBeforeRetry(ctx, failures)
 	}
 }
 
@@ -86,76 +65,16 @@ func (b *Backend) Follow(ctx context.Context) <-chan election.Sighting {
 		defer close(out)
 		ctx, cancel := b.until(ctx)
 		defer cancel()
-		f := &feed{b: b, out: out, news: make(chan struct{}, 1)}
+		news := make(chan struct{}, 1)
 		watched := make(chan struct{})
 		go func() {
 			defer close(watched)
-			b.watching(ctx, func() { signal(f.news) })
+			b.watching(ctx, func() { signal(news) })
 		}()
-		f.run(ctx)
+		(&election.Rereader{Get: b.Get, News: news, Every: b.reread, Out: out}).Run(ctx)
 		<-watched
 	}) != nil {
 		close(out)
 	}
 	return out
-}
-
-// feed keeps one consumer informed of the role key.
-type feed struct {
-	b    *Backend
-	out  chan election.Sighting
-	news chan struct{}
-
-	last  election.Sighting
-	known bool
-	at    election.Version // of the role key as last sent; zero: absent
-}
-
-func (f *feed) run(ctx context.Context) {
-	for failures := 0; ctx.Err() == nil; {
-		limited, cancel := context.WithTimeout(ctx, followAttempt)
-		e, err := f.b.Get(limited, election.ActiveKey)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			f.last.Err, f.last.At = err, time.Now()
-			f.last.Offer(f.out)
-			pause(ctx, failures)
-			failures++
-			continue
-		}
-		failures = 0
-		f.tell(e)
-		timer := time.NewTimer(f.b.reread*3/4 + rand.N(f.b.reread/2))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-f.news:
-		}
-		timer.Stop()
-	}
-}
-
-// tell sends the role key if it has changed.
-func (f *feed) tell(e election.Entry) {
-	again := f.known && e.Version == f.at
-	if again && f.last.Err == nil {
-		return
-	}
-	before := f.last.Err
-	f.known, f.at = true, e.Version
-	f.last.Err, f.last.At = nil, time.Now()
-	if e.Version == 0 {
-		f.last.Active = nil
-	} else if a, err := election.DecodeActive(e.Value); err != nil {
-		f.last.Err = err
-		if again && before.Error() == err.Error() {
-			return // it was reported
-		}
-	} else {
-		f.last.Active = &a
-	}
-	f.last.Offer(f.out)
 }

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -13,28 +12,11 @@ import (
 )
 
 const (
-	// followAttempt bounds a read of the role key by a follower.
-	followAttempt = 2 * time.Second
-	// The pause before a broken watch or a failed read is retried, doubled each time.
-	minPause = 100 * time.Millisecond
-	maxPause = time.Second
 	// quiet is the longest time without a word from the server before the watch asks for one.
 	quiet = 5 * time.Second
 	// hurry is the shortest time between two looks for leases that are over.
 	hurry = 50 * time.Millisecond
 )
-
-// pause waits before attempt number n (0: the first repetition), with jitter, because all hosts of a
-// cluster lose the server at the same moment.
-func pause(ctx context.Context, n int) {
-	d := min(minPause<<min(n, 10), maxPause)
-	timer := time.NewTimer(d/2 + rand.N(d))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}
 
 // listener is the one connection on which all watches and followers of a process hear of changes. It
 // exists while there are any.
@@ -105,7 +87,7 @@ func (s *Store) listen(ctx context.Context) {
 			err = s.hear(ctx, l)
 			s.listener.connected(nil)
 			l.close()
-			if time.Since(began) > maxPause {
+			if time.Since(began) > election.LongestPause {
 				failures = 0
 			}
 		}
@@ -114,7 +96,7 @@ func (s *Store) listen(ctx context.Context) {
 		}
 		s.log.Debug().Err(err).Msg("watch broke; retrying")
 		s.listener.tell(false, true)
-		pause(ctx, failures)
+		election.PauseBeforeRetry(ctx, failures)
 	}
 }
 
@@ -224,72 +206,12 @@ func (s *Store) Follow(ctx context.Context) <-chan election.Sighting {
 		defer close(out)
 		ctx, cancel := s.until(ctx)
 		defer cancel()
-		f := &feed{s: s, out: out, news: make(chan struct{}, 1)}
-		leave := s.subscribe(waker{call: func() { signal(f.news) }, role: true})
+		news := make(chan struct{}, 1)
+		leave := s.subscribe(waker{call: func() { signal(news) }, role: true})
 		defer leave()
-		f.run(ctx)
+		(&election.Rereader{Get: s.Get, News: news, Every: s.cfg.RereadEvery, Out: out}).Run(ctx)
 	}) != nil {
 		close(out)
 	}
 	return out
-}
-
-// feed keeps one consumer informed of the role key.
-type feed struct {
-	s    *Store
-	out  chan election.Sighting
-	news chan struct{}
-
-	last  election.Sighting
-	known bool
-	at    election.Version // of the role key as last sent; zero: absent
-}
-
-func (f *feed) run(ctx context.Context) {
-	for failures := 0; ctx.Err() == nil; {
-		limited, cancel := context.WithTimeout(ctx, followAttempt)
-		e, err := f.s.Get(limited, election.ActiveKey)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			f.last.Err, f.last.At = err, time.Now()
-			f.last.Offer(f.out)
-			pause(ctx, failures)
-			failures++
-			continue
-		}
-		failures = 0
-		f.tell(e)
-		timer := time.NewTimer(f.s.cfg.RereadEvery*3/4 + rand.N(f.s.cfg.RereadEvery/2))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-f.news:
-		}
-		timer.Stop()
-	}
-}
-
-// tell sends the role key if it has changed.
-func (f *feed) tell(e election.Entry) {
-	if f.known && e.Version == f.at && f.last.Err == nil {
-		return
-	}
-	again := f.known && e.Version == f.at
-	f.known, f.at = true, e.Version
-	before := f.last.Err
-	f.last.Err, f.last.At = nil, time.Now()
-	if e.Version == 0 {
-		f.last.Active = nil
-	} else if a, err := election.DecodeActive(e.Value); err != nil {
-		f.last.Err = err
-		if again && before != nil && before.Error() == err.Error() {
-			return // it was reported
-		}
-	} else {
-		f.last.Active = &a
-	}
-	f.last.Offer(f.out)
 }
