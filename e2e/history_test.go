@@ -157,17 +157,12 @@ func TestHistoryAgreesWithAnIndependentWitness(t *testing.T) {
 	}
 }
 
-// witnessed are the faults whose outages are compared. The long form also freezes the store, and fails:
-// the bound of the history is known to be too low then (≤ 5.7 s for an outage of 8.5 s).
+// witnessed are the faults whose outages are compared.
 func witnessed() []string {
-	all := []string{
+	return []string{
 		"controller killed", "controller frozen", "planned move", "sidecar told to end", "host dies", "sidecar frozen", "role key removed", "restart in place",
-		"everything dies",
+		"store frozen", "everything dies",
 	}
-	if os.Getenv("TANIST_LONG") != "" {
-		all = append(all, "store frozen")
-	}
-	return all
 }
 
 // inflict makes one fault, and waits until all is well again.

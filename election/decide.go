@@ -21,30 +21,34 @@ type Self struct {
 // Sightings is what a candidate has observed over time, by its own clock. It is a value;
 // [Sightings.Observe] updates it.
 type Sightings struct {
-	known        bool
-	Term         Term    // the highest term ever seen, a floor if the counter is rewound
-	RewoundAt    Instant // since when the term key has been seen below Term; zero: it is not
-	Reign        Term    // the latest reign ever seen
-	termVersion  Version // of the term key, during the current vacancy
-	Vacant       bool
-	VacantAt     Instant // when the role key was first seen absent, for the current TermVersion
-	OccupiedAt   Instant // when the role key was last seen present
-	Beat         Version
-	BeatAt       Instant // when the beat key was first seen at Beat
-	StoppingAt   Instant // when the holder was first seen to stop serving; zero while it serves
-	request      Version
-	RequestAt    Instant       // when the current request was first seen
-	record       Breadcrumb    // of the last reign that was seen: its terms as they were seen first
-	doubted      Version       // of the term key: a record that no holder has turned clean
-	Validity     time.Duration // the longest of any holder that was seen
-	Heirs        string        // those who may take over from it (see [Breadcrumb])
-	ListenTill   Instant       // after an outage of the store for everybody: until then, a holder that continued without it may report first
-	DebtTill     Instant       // until when a holder before the current reign may still act
-	Origin       Origin        // the store that these sightings are of
-	other        Origin        // the store that has taken its place; zero: none
-	OtherTill    Instant       // until when a holder that the other store does not know may still act
-	PromisedTo   string        // the holder that was promised the lease (see [Elector.Promise])
-	PromisedTill Instant       // the end of that promise
+	known       bool
+	Term        Term    // the highest term ever seen, a floor if the counter is rewound
+	RewoundAt   Instant // since when the term key has been seen below Term; zero: it is not
+	Reign       Term    // the latest reign ever seen
+	termVersion Version // of the term key, during the current vacancy
+	Vacant      bool
+	VacantAt    Instant // when the role key was first seen absent, for the current TermVersion
+	OccupiedAt  Instant // when the role key was last seen present
+	// When the role key was last seen present before the store was away, and when the store was back.
+	// For a while after that, a role key that is there proves nothing about its holder: a store that
+	// comes back may keep leases for another TTL.
+	BeforeGap, GapEnd Instant
+	Beat              Version
+	BeatAt            Instant // when the beat key was first seen at Beat
+	StoppingAt        Instant // when the holder was first seen to stop serving; zero while it serves
+	request           Version
+	RequestAt         Instant       // when the current request was first seen
+	record            Breadcrumb    // of the last reign that was seen: its terms as they were seen first
+	doubted           Version       // of the term key: a record that no holder has turned clean
+	Validity          time.Duration // the longest of any holder that was seen
+	Heirs             string        // those who may take over from it (see [Breadcrumb])
+	ListenTill        Instant       // after an outage of the store for everybody: until then, a holder that continued without it may report first
+	DebtTill          Instant       // until when a holder before the current reign may still act
+	Origin            Origin        // the store that these sightings are of
+	other             Origin        // the store that has taken its place; zero: none
+	OtherTill         Instant       // until when a holder that the other store does not know may still act
+	PromisedTo        string        // the holder that was promised the lease (see [Elector.Promise])
+	PromisedTill      Instant       // the end of that promise
 }
 
 // Observe updates o with a snapshot. at is the instant when the reply had arrived. What a snapshot
@@ -80,6 +84,9 @@ func (o Sightings) Observe(s Snapshot, at Instant) Sightings {
 	switch {
 	case !s.Vacant():
 		o.Vacant, o.OccupiedAt = false, at
+		if o.termVersion != s.TermVersion && at > o.GapEnd {
+			o.GapEnd = 0 // a holder has written since the store was back
+		}
 		if s.Active.Serving() {
 			o.StoppingAt = 0
 		} else if o.StoppingAt == 0 {
@@ -199,11 +206,20 @@ func (o Sightings) Outlived(s Snapshot, timing Timing, now Instant) Term {
 // blinded records that the store was unreadable from from until the snapshot that is observed next.
 // Meanwhile a holder's beat could not be seen. If the outage was long enough to allow a claim, the
 // silence is counted anew.
-func (o Sightings) blinded(from, now Instant, silence time.Duration) Sightings {
-	if silence > 0 && now.Sub(from) >= silence {
+func (o Sightings) blinded(from, now Instant, timing Timing) Sightings {
+	if timing.Silence > 0 && now.Sub(from) >= timing.Silence {
 		o.known = false // the beat counts as seen for the first time
 	}
+	if !o.InGap(from, timing) { // otherwise one gap follows the other
+		o.BeforeGap = o.OccupiedAt
+	}
+	o.GapEnd = now
 	return o
+}
+
+// InGap reports whether what was seen at an instant may be left from before the store was away.
+func (o Sightings) InGap(at Instant, timing Timing) bool {
+	return o.GapEnd != 0 && at.Sub(o.GapEnd) <= 2*timing.TTL
 }
 
 // Code identifies the reason for a decision. Logs, the CLI and metrics share it.

@@ -652,3 +652,25 @@ func TestBreadcrumbRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyThatAStoreComesBackWithProvesNothing: until a holder has written, or for two TTLs.
+func TestKeyThatAStoreComesBackWithProvesNothing(t *testing.T) {
+	const s = Instant(time.Second)
+	timing := Timing{TTL: 5 * time.Second, Silence: time.Second}
+	held := Snapshot{Active: &Active{Controller: "ctl-a", Term: 7, State: StateServing}, ActiveLease: "l", ActiveVersion: 2, Breadcrumb: Breadcrumb{Term: 7, Controller: "ctl-a"}, TermVersion: 3}
+	o := Sightings{}.Observe(held, 10*s)
+	o = o.blinded(11*s, 20*s, timing).Observe(held, 20*s)
+	if o.BeforeGap != 10*s || !o.InGap(21*s, timing) || o.InGap(31*s, timing) {
+		t.Errorf("%+v", o)
+	}
+	if again := o.blinded(22*s, 25*s, timing).Observe(held, 25*s); again.BeforeGap != 10*s || again.GapEnd != 25*s {
+		t.Errorf("a second gap soon after the first: %+v", again)
+	}
+	if later := o.Observe(held, 40*s).blinded(41*s, 45*s, timing); later.BeforeGap != 40*s {
+		t.Errorf("a second gap long after the first: %+v", later)
+	}
+	held.TermVersion, held.Breadcrumb.Term, held.Active.Term = 4, 8, 8
+	if o = o.Observe(held, 22*s); o.InGap(23*s, timing) {
+		t.Errorf("a new reign counts as left over: %+v", o)
+	}
+}

@@ -224,7 +224,7 @@ func (e *Elector) candidate(ctx context.Context) (Status, *Tenure) {
 		return Status{Decision: d, Yielding: e.yielded, Store: err}, nil
 	}
 	if e.blind != 0 {
-		e.seen = e.seen.blinded(e.blind, now, e.Timing.Silence)
+		e.seen = e.seen.blinded(e.blind, now, e.Timing)
 		if e.OnStoreLoss == StoreLossFailsafe || e.OnStoreLoss == StoreLossKeep {
 			e.seen.ListenTill = now.Add(listen)
 		}

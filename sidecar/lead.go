@@ -479,6 +479,11 @@ func outage(h *election.History, t *election.Tenure, timing election.Timing, loo
 		// last read.
 		from, h.OutageAtMost = seen.OccupiedAt.Add(-timing.TTL), true
 	}
+	if seen.StoppingAt == 0 && from > seen.BeforeGap && seen.InGap(from, timing) { // it may have stopped while the store was away
+		if saw = saw && seen.BeforeGap > looking; saw {
+			from, h.OutageAtMost = seen.BeforeGap.Add(-timing.TTL), true
+		}
+	}
 	if !saw || looking == 0 {
 		h.OutageAtMost, h.OutageAtLeast = false, true
 	}
